@@ -1,0 +1,1 @@
+//! Settings: defaults, then `gauntlet.toml`, then `GAUNTLET_*` variables, then flags.

@@ -1,0 +1,30 @@
+//! Gauntlet measures how robust image classifiers are.
+//!
+//! The rooms, from top to bottom; a module imports only those below it:
+//!
+//! | room | what |
+//! |---|---|
+//! | [`cli`] | the commands |
+//! | [`http`] | the REST API |
+//! | [`worker`] | supervisor, lease loop, child protocol |
+//! | [`queue`] | claim, heartbeat, commit, reap |
+//! | [`store`] | SQL queries and artifacts |
+//! | [`postgres`] | the embedded database cluster |
+//! | [`evaluator`] | runs one shard (needs libtorch) |
+//! | [`robustness`] | the science (needs libtorch) |
+//! | [`dataset`] | importers and storage layout |
+//! | [`protocol`] | conditions, protocols, planner, report: plain data and arithmetic |
+
+pub mod cli;
+pub mod config;
+pub mod dataset;
+#[cfg(feature = "evaluator")]
+pub mod evaluator;
+pub mod http;
+pub mod postgres;
+pub mod protocol;
+pub mod queue;
+#[cfg(feature = "evaluator")]
+pub mod robustness;
+pub mod store;
+pub mod worker;
