@@ -14,4 +14,4 @@ pub use finding::Finding;
 pub use profile::{Device, NumericProfile};
 pub use spec::{Format, ModelSpec, Preprocessing, SpecError};
 pub use threat::{Epsilon, Norm, ThreatModel};
-pub use verdict::{Stage, Verdict};
+pub use verdict::{Stage, Verdict, VerdictRule};

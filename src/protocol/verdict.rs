@@ -14,6 +14,17 @@ pub enum Stage {
     Ladder,
 }
 
+/// How the verdict on a stochastic model's candidate is drawn; a deterministic model needs one forward under either rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerdictRule {
+    /// One fresh forward pass, as the published evaluations of stochastic models do.
+    #[default]
+    OneForward,
+    /// Not robust when more than half of this many fresh forward passes are misclassified (odd, at least 3).
+    Majority(u32),
+}
+
 /// One image under one condition and seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
