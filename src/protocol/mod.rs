@@ -1,15 +1,24 @@
 //! Conditions, built-in protocols, the planner and the arithmetic of reports. Plain data; no libtorch, no IO.
 
+mod budget;
+mod builtin;
 mod condition;
+mod file;
 mod finding;
+pub mod plan;
 mod profile;
+pub mod report;
 mod spec;
+pub mod stats;
 mod threat;
 mod verdict;
 
+pub use budget::{Budget, Budgets};
+pub use builtin::{builtin, builtins};
 pub use condition::{
     Attack, AttackCondition, ClipOrder, Condition, ConditionKind, Keep, Loss, Pgd, Projection, StepSize, Target,
 };
+pub use file::{Aggregate, AttackBlock, AttackName, Clean, MAX_CONDITIONS, Protocol, ProtocolError};
 pub use finding::Finding;
 pub use profile::{Device, NumericProfile};
 pub use spec::{Format, ModelSpec, Preprocessing, SpecError};

@@ -1,0 +1,21 @@
+//! The protocols that ship with the binary.
+
+use super::file::Protocol;
+
+const DOCUMENTS: [&str; 5] = [
+    include_str!("builtin/clean.toml"),
+    include_str!("builtin/pgd-linf.toml"),
+    include_str!("builtin/pgd-l2.toml"),
+    include_str!("builtin/pgd-l1.toml"),
+    include_str!("builtin/pgd-grid.toml"),
+];
+
+/// Every built-in protocol, in the order users should meet them.
+pub fn builtins() -> Vec<Protocol> {
+    DOCUMENTS.iter().map(|text| Protocol::from_toml(text, &[]).expect("built-in protocols are valid")).collect()
+}
+
+/// The built-in protocol of this name.
+pub fn builtin(name: &str) -> Option<Protocol> {
+    builtins().into_iter().find(|protocol| protocol.name == name)
+}

@@ -1,0 +1,383 @@
+//! Protocol documents: TOML on disk, the same structure as JSON over HTTP.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::budget::Budgets;
+use super::condition::{
+    Attack, AttackCondition, ClipOrder, Condition, ConditionKind, Keep, Loss, Pgd, Projection, StepSize, Target,
+};
+use super::threat::{Norm, ThreatModel};
+use super::verdict::VerdictRule;
+
+/// A named, versioned list of conditions and the rule that aggregates them into columns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Protocol {
+    /// Lower-case letters, digits, `-`, `_` and `.`; at most 64.
+    pub name: String,
+    #[serde(default = "one")]
+    pub version: u32,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    #[serde(default)]
+    pub aggregate: Aggregate,
+    /// How verdicts on stochastic models are drawn.
+    #[serde(default)]
+    pub verdict: VerdictRule,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clean: Option<Clean>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attack: Vec<AttackBlock>,
+}
+
+/// Asks for the accuracy on unperturbed images. Has no parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Clean {}
+
+/// Which summary columns a table carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Aggregate {
+    /// Clean accuracy and the plain mean over attack cells.
+    #[default]
+    None,
+    /// Also Perturbation and Overall mean (Dapello, Marques et al. 2020), where their parts were measured.
+    Vonenet,
+}
+
+/// One attack at one norm, over one or several budgets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AttackBlock {
+    pub attack: AttackName,
+    /// Replaces the attack's name in condition ids; needed when two blocks differ only in parameters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    pub norm: Norm,
+    /// A number, a fraction such as `"1/255"`, a list of them, or a list per dataset preset.
+    #[schema(value_type = Value)]
+    pub epsilon: Budgets,
+    #[serde(default = "default_steps")]
+    pub steps: u32,
+    #[serde(default = "default_step_size")]
+    pub step_size: StepSize,
+    #[serde(default)]
+    pub random_start: bool,
+    #[serde(default = "one")]
+    pub restarts: u32,
+    #[serde(default = "default_loss")]
+    pub loss: Loss,
+    #[serde(default = "default_target")]
+    pub target: Target,
+    #[serde(default = "default_projection")]
+    pub projection: Projection,
+    #[serde(default = "default_order")]
+    pub order: ClipOrder,
+    #[serde(default = "default_keep")]
+    pub keep: Keep,
+    #[serde(default)]
+    pub independent: bool,
+    #[serde(default = "one")]
+    pub eot: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttackName {
+    Pgd,
+}
+
+fn one() -> u32 {
+    1
+}
+fn default_steps() -> u32 {
+    64
+}
+fn default_step_size() -> StepSize {
+    StepSize::OfEpsilon(0.25)
+}
+fn default_loss() -> Loss {
+    Loss::CrossEntropy
+}
+fn default_target() -> Target {
+    Target::Untargeted
+}
+fn default_projection() -> Projection {
+    Projection::Euclidean
+}
+fn default_order() -> ClipOrder {
+    ClipOrder::ProjectThenClip
+}
+fn default_keep() -> Keep {
+    Keep::Best
+}
+
+/// What is wrong with a protocol, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{problem}", if key.is_empty() { String::new() } else { format!("{key}: ") })]
+pub struct ProtocolError {
+    /// Path of the offending key, e.g. `attack[0].step_size`; empty when the document as a whole is at fault.
+    pub key: String,
+    pub problem: String,
+}
+
+impl ProtocolError {
+    fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { key: key.into(), problem: problem.into() }
+    }
+}
+
+/// Most cells one protocol may resolve to.
+pub const MAX_CONDITIONS: usize = 1000;
+
+impl Protocol {
+    /// Reads a TOML document, applies `name=value` settings, and validates.
+    pub fn from_toml(text: &str, settings: &[(String, String)]) -> Result<Self, ProtocolError> {
+        let table: toml::Table = toml::from_str(text).map_err(|e| ProtocolError::new("", e.to_string()))?;
+        let value = serde_json::to_value(table).map_err(|e| ProtocolError::new("", e.to_string()))?;
+        Self::from_value(value, settings)
+    }
+
+    /// The same for a document that is already data.
+    pub fn from_value(mut value: Value, settings: &[(String, String)]) -> Result<Self, ProtocolError> {
+        for (name, text) in settings {
+            apply_setting(&mut value, name, text)?;
+        }
+        let protocol: Self = parse(value)?;
+        protocol.validate()?;
+        Ok(protocol)
+    }
+
+    /// SHA-256 of the resolved document, in hex: equal documents are one protocol.
+    pub fn hash(&self) -> String {
+        hex::encode(Sha256::digest(serde_json::to_string(self).expect("a protocol is plain data")))
+    }
+
+    fn validate(&self) -> Result<(), ProtocolError> {
+        check_name("name", &self.name)?;
+        if let VerdictRule::Majority(n) = self.verdict
+            && (n < 3 || n % 2 == 0)
+        {
+            return Err(ProtocolError::new("verdict.majority", format!("must be odd and at least 3, not {n}")));
+        }
+        if self.clean.is_none() && self.attack.is_empty() {
+            return Err(ProtocolError::new("", "the protocol has no condition: add [clean] or [[attack]]"));
+        }
+        self.attack.iter().enumerate().try_for_each(|(i, block)| block.validate(&format!("attack[{i}]")))
+    }
+
+    /// The table's cells for a dataset with this preset, in document order.
+    pub fn conditions(&self, preset: Option<&str>) -> Result<Vec<Condition>, ProtocolError> {
+        let mut conditions = Vec::new();
+        if self.clean.is_some() {
+            conditions.push(Condition { id: "clean".into(), kind: ConditionKind::Clean });
+        }
+        for (i, block) in self.attack.iter().enumerate() {
+            let budgets = block
+                .epsilon
+                .for_preset(preset)
+                .map_err(|problem| ProtocolError::new(format!("attack[{i}].epsilon"), problem))?;
+            conditions.extend(budgets.iter().map(|budget| Condition {
+                id: format!("{}-{}-{}", block.name(), block.norm, budget.text),
+                kind: ConditionKind::Attack(AttackCondition {
+                    threat: ThreatModel { norm: block.norm, epsilon: budget.epsilon },
+                    independent: block.independent,
+                    attack: Attack::Pgd(block.pgd()),
+                }),
+            }));
+        }
+        if conditions.len() > MAX_CONDITIONS {
+            let problem = format!("resolves to {} conditions; at most {MAX_CONDITIONS} are allowed", conditions.len());
+            return Err(ProtocolError::new("", problem));
+        }
+        let mut seen = HashSet::new();
+        match conditions.iter().find(|c| !seen.insert(c.id.clone())) {
+            None => Ok(conditions),
+            Some(twice) => Err(ProtocolError::new(
+                "attack",
+                format!("condition {} occurs twice: give one of its blocks a `label`", twice.id),
+            )),
+        }
+    }
+}
+
+impl AttackBlock {
+    fn name(&self) -> &str {
+        self.label.as_deref().unwrap_or(match self.attack {
+            AttackName::Pgd => "pgd",
+        })
+    }
+
+    fn pgd(&self) -> Pgd {
+        Pgd {
+            steps: self.steps,
+            step_size: self.step_size,
+            random_start: self.random_start,
+            restarts: self.restarts,
+            loss: self.loss,
+            target: self.target,
+            projection: self.projection,
+            order: self.order,
+            keep: self.keep,
+            eot: self.eot,
+        }
+    }
+
+    fn validate(&self, at: &str) -> Result<(), ProtocolError> {
+        let fail = |key: &str, problem: String| Err(ProtocolError::new(format!("{at}.{key}"), problem));
+        if let Some(label) = &self.label {
+            check_name(&format!("{at}.label"), label)?;
+        }
+        for (key, value, most) in
+            [("steps", self.steps, 100_000), ("restarts", self.restarts, 10_000), ("eot", self.eot, 1000)]
+        {
+            if !(1..=most).contains(&value) {
+                return fail(key, format!("must be 1 to {most}, not {value}"));
+            }
+        }
+        if self.restarts > 1 && !self.random_start {
+            return fail(
+                "restarts",
+                "more than one restart needs random_start = true: every run would be the same".into(),
+            );
+        }
+        let (StepSize::OfEpsilon(step) | StepSize::Absolute(step)) = self.step_size;
+        if !(step.is_finite() && step > 0.0) {
+            return fail("step_size", format!("must be finite and positive, not {step}"));
+        }
+        Ok(())
+    }
+}
+
+fn check_name(key: &str, name: &str) -> Result<(), ProtocolError> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
+    if (1..=64).contains(&name.len()) && name.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(ProtocolError::new(key, format!("{name:?} must be 1 to 64 of a-z, 0-9, '-', '_', '.'")))
+}
+
+fn parse<T: DeserializeOwned>(value: Value) -> Result<T, ProtocolError> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let path = e.path().to_string();
+        ProtocolError::new(if path == "." { "" } else { &path }, e.inner().to_string())
+    })
+}
+
+const DOCUMENT_KEYS: [&str; 4] = ["name", "version", "aggregate", "verdict"];
+
+/// Applies one `--set`. `steps` reaches every attack block, `attack.linf.steps` those of one norm or label,
+/// `attack.0.steps` one block; `verdict` and the other top-level keys the document. Values are TOML.
+fn apply_setting(document: &mut Value, name: &str, text: &str) -> Result<(), ProtocolError> {
+    let value = toml::from_str::<toml::Table>(&format!("value = {text}"))
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .and_then(|value| serde_json::to_value(value).ok())
+        .unwrap_or_else(|| Value::String(text.to_owned()));
+    let wrong = |problem: String| ProtocolError::new(format!("--set {name}"), problem);
+    let object = document.as_object_mut().ok_or_else(|| wrong("the protocol is not a table".into()))?;
+    if DOCUMENT_KEYS.contains(&name) {
+        object.insert(name.to_owned(), value);
+        return Ok(());
+    }
+    let (selector, key) = match name.strip_prefix("attack.") {
+        None => (None, name),
+        Some(rest) => {
+            let (selector, key) =
+                rest.split_once('.').ok_or_else(|| wrong("write attack.<norm, label or index>.<key>".into()))?;
+            (Some(selector), key)
+        }
+    };
+    let blocks = object.get_mut("attack").and_then(Value::as_array_mut).map(Vec::as_mut_slice).unwrap_or_default();
+    let mut reached = false;
+    for (i, block) in blocks.iter_mut().enumerate() {
+        let is = |field: &str, s: &str| block.get(field).and_then(Value::as_str) == Some(s);
+        let selected = selector.is_none_or(|s| s == i.to_string() || is("norm", s) || is("label", s));
+        if let (true, Some(block)) = (selected, block.as_object_mut()) {
+            block.insert(key.to_owned(), value.clone());
+            reached = true;
+        }
+    }
+    if reached { Ok(()) } else { Err(wrong("no attack block of this protocol is meant by it".into())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::builtin::{builtin, builtins};
+    use super::*;
+
+    fn settings(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+    }
+
+    fn ids(protocol: &Protocol, preset: &str) -> Vec<String> {
+        protocol.conditions(Some(preset)).unwrap().into_iter().map(|c| c.id).collect()
+    }
+
+    #[test]
+    fn every_builtin_states_budgets_for_every_preset() {
+        for protocol in builtins() {
+            for preset in ["mnist", "cifar10", "cifar100", "imagenet"] {
+                assert!(!protocol.conditions(Some(preset)).unwrap().is_empty());
+            }
+        }
+        assert_eq!(ids(&builtin("pgd-linf").unwrap(), "imagenet"), ["clean", "pgd-linf-1/1020", "pgd-linf-1/255"]);
+        assert_eq!(ids(&builtin("pgd-grid").unwrap(), "mnist").len(), 13);
+    }
+
+    #[test]
+    fn a_document_survives_the_round_trip_through_json() {
+        for protocol in builtins() {
+            let json = serde_json::to_value(&protocol).unwrap();
+            assert_eq!(Protocol::from_value(json, &[]).unwrap(), protocol);
+        }
+    }
+
+    #[test]
+    fn errors_name_the_offending_key() {
+        let attack =
+            |line: &str| format!("name = \"x\"\n[[attack]]\nattack = \"pgd\"\nnorm = \"l2\"\nepsilon = 1\n{line}");
+        for (line, key) in [
+            ("stepss = 3", "attack[0].stepss"),
+            ("steps = 0", "attack[0].steps"),
+            ("steps = \"many\"", "attack[0].steps"),
+            ("step_size = { of_epsilon = -1 }", "attack[0].step_size"),
+            ("restarts = 3", "attack[0].restarts"),
+            ("loss = \"dlr\"", "attack[0].loss"),
+            ("label = \"No Spaces\"", "attack[0].label"),
+        ] {
+            let error = Protocol::from_toml(&attack(line), &[]).unwrap_err();
+            assert_eq!(error.key, key, "{error}");
+        }
+        let budget = attack("").replace("epsilon = 1", "epsilon = [0.1, \"8/0\"]");
+        assert_eq!(Protocol::from_toml(&budget, &[]).unwrap_err().key, "attack[0].epsilon");
+        assert_eq!(Protocol::from_toml("name = \"x\"\ncleen = {}", &[]).unwrap_err().key, "cleen");
+    }
+
+    #[test]
+    fn settings_reach_what_they_name() {
+        let grid = serde_json::to_value(builtin("pgd-grid").unwrap()).unwrap();
+        let set = |pairs: &[(&str, &str)]| Protocol::from_value(grid.clone(), &settings(pairs));
+        let p = set(&[("steps", "10"), ("attack.l2.epsilon", "[\"1/2\", 0.25]"), ("attack.0.keep", "last")]).unwrap();
+        assert!(p.attack.iter().all(|a| a.steps == 10));
+        assert_eq!([p.attack[0].keep, p.attack[1].keep], [Keep::Last, Keep::Best]);
+        let found = ids(&p, "mnist");
+        assert!(found.contains(&"pgd-l2-1/2".into()) && found.contains(&"pgd-linf-0.3".into()), "{found:?}");
+        assert_eq!(set(&[("attack.l7.steps", "1")]).unwrap_err().key, "--set attack.l7.steps");
+        assert_eq!(set(&[("step", "1")]).unwrap_err().key, "attack[0].step");
+    }
+
+    #[test]
+    fn blocks_that_collide_ask_for_a_label() {
+        let mut p = builtin("pgd-linf").unwrap();
+        p.attack.push(AttackBlock { steps: 7, ..p.attack[0].clone() });
+        assert!(p.conditions(Some("mnist")).unwrap_err().problem.contains("label"));
+        p.attack[1].label = Some("pgd-7".into());
+        assert_eq!(p.conditions(Some("mnist")).unwrap().len(), 9);
+    }
+}

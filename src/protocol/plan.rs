@@ -1,0 +1,165 @@
+//! The planner: conditions × seeds × images into shards of about a minute.
+
+use serde::{Deserialize, Serialize};
+
+use super::condition::{Attack, AttackCondition, Condition, ConditionKind};
+
+/// Shards aim at this much work: short enough to lose little, long enough that loading the model does not show.
+pub const SHARD_SECONDS: f64 = 60.0;
+/// Fewer images than this in a shard would leave most of a kernel batch to padding.
+pub const MIN_IMAGES: u32 = 32;
+/// More images than this would make frames to the evaluator child unwieldy.
+pub const MAX_PIXEL_BYTES: u64 = 64 << 20;
+/// A backward pass costs about two forwards.
+const BACKWARD_FORWARDS: f64 = 2.0;
+
+/// What a worker leases: some conditions, one seed, a range of images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardPlan {
+    /// Indices into the evaluation's conditions; one group, see [`groups`].
+    pub conditions: Vec<usize>,
+    pub seed: i64,
+    /// Index of the first image in the dataset.
+    pub first: u32,
+    pub images: u32,
+}
+
+/// What the planner must know.
+#[derive(Debug, Clone, Copy)]
+pub struct Workload<'a> {
+    pub conditions: &'a [Condition],
+    pub stochastic: bool,
+    pub seeds: &'a [i64],
+    pub first: u32,
+    pub images: u32,
+    /// Bytes of one image, uint8.
+    pub image_bytes: u64,
+    /// Measured when the model was probed.
+    pub seconds_per_forward: f64,
+}
+
+/// Conditions that must run together: the rungs of a ladder share their witnesses, everything else stands alone.
+/// Rungs are in ascending ε. A stochastic model has no ladders.
+pub fn groups(conditions: &[Condition], stochastic: bool) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (i, condition) in conditions.iter().enumerate() {
+        let rung = |j: usize| same_ladder(&conditions[j], condition);
+        match groups.iter_mut().find(|g| !stochastic && rung(g[0])) {
+            Some(ladder) => ladder.push(i),
+            None => groups.push(vec![i]),
+        }
+    }
+    let epsilon = |i: &usize| match &conditions[*i].kind {
+        ConditionKind::Attack(a) => a.threat.epsilon.get(),
+        ConditionKind::Clean => 0.0,
+    };
+    for ladder in &mut groups {
+        ladder.sort_by(|a, b| epsilon(a).total_cmp(&epsilon(b)));
+    }
+    groups
+}
+
+fn same_ladder(a: &Condition, b: &Condition) -> bool {
+    match (&a.kind, &b.kind) {
+        (ConditionKind::Attack(a), ConditionKind::Attack(b)) => {
+            !a.independent && !b.independent && a.threat.norm == b.threat.norm && a.attack == b.attack
+        }
+        _ => false,
+    }
+}
+
+/// Forward passes (backwards counted as two) that one image costs at most under this condition.
+pub fn forward_equivalents(condition: &Condition) -> f64 {
+    match &condition.kind {
+        ConditionKind::Clean => 1.0,
+        ConditionKind::Attack(AttackCondition { attack: Attack::Pgd(pgd), .. }) => {
+            let passes = f64::from(pgd.steps) * f64::from(pgd.restarts) * f64::from(pgd.eot);
+            2.0 + passes * (1.0 + BACKWARD_FORWARDS)
+        }
+    }
+}
+
+/// Cuts the work. The cut decides scheduling only: verdicts do not depend on it.
+pub fn shards(work: &Workload) -> Vec<ShardPlan> {
+    let groups = groups(work.conditions, work.stochastic);
+    let most_by_bytes = (MAX_PIXEL_BYTES / work.image_bytes.max(1)).max(1);
+    let mut plans = Vec::new();
+    for &seed in work.seeds {
+        for group in &groups {
+            let cost: f64 = group.iter().map(|&i| forward_equivalents(&work.conditions[i])).sum();
+            let wanted = SHARD_SECONDS / (cost * work.seconds_per_forward).max(1e-12);
+            // The cast saturates, so an absurdly cheap model gives one shard.
+            let per_shard = (wanted as u64).clamp(MIN_IMAGES.into(), most_by_bytes.max(MIN_IMAGES.into()));
+            let count = u64::from(work.images).div_ceil(per_shard).max(1);
+            // Equal cuts, so that no worker ends with a crumb.
+            let cut = |k: u64| (u64::from(work.images) * k / count) as u32;
+            plans.extend((0..count).map(|k| ShardPlan {
+                conditions: group.clone(),
+                seed,
+                first: work.first + cut(k),
+                images: cut(k + 1) - cut(k),
+            }));
+        }
+    }
+    plans.retain(|plan| plan.images > 0);
+    plans
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::builtin;
+    use super::*;
+
+    fn work(conditions: &[Condition], seconds_per_forward: f64) -> Workload<'_> {
+        Workload {
+            conditions,
+            stochastic: false,
+            seeds: &[0, 7],
+            first: 100,
+            images: 1003,
+            image_bytes: 784,
+            seconds_per_forward,
+        }
+    }
+
+    #[test]
+    fn every_cell_of_every_image_is_planned_exactly_once() {
+        let conditions = builtin("pgd-grid").unwrap().conditions(Some("mnist")).unwrap();
+        for seconds_per_forward in [1e-9, 1e-4, 1e-2, 10.0] {
+            let mut cells = std::collections::HashSet::new();
+            for shard in shards(&work(&conditions, seconds_per_forward)) {
+                for image in shard.first..shard.first + shard.images {
+                    for &condition in &shard.conditions {
+                        assert!(cells.insert((shard.seed, condition, image)));
+                    }
+                }
+            }
+            assert_eq!(cells.len(), 2 * conditions.len() * 1003);
+        }
+    }
+
+    #[test]
+    fn rungs_of_a_ladder_stay_together_in_ascending_order() {
+        let mut conditions = builtin("pgd-linf").unwrap().conditions(Some("mnist")).unwrap();
+        conditions.reverse();
+        assert_eq!(groups(&conditions, false), [vec![3, 2, 1, 0], vec![4]]);
+        assert!(groups(&conditions, true).iter().all(|g| g.len() == 1));
+        for condition in &mut conditions {
+            if let ConditionKind::Attack(attack) = &mut condition.kind {
+                attack.independent = true;
+            }
+        }
+        assert!(groups(&conditions, false).iter().all(|g| g.len() == 1));
+    }
+
+    #[test]
+    fn shards_take_about_a_minute() {
+        let conditions = builtin("pgd-linf").unwrap().conditions(Some("mnist")).unwrap();
+        let seconds = 1e-3;
+        for shard in shards(&work(&conditions, seconds)).iter().filter(|s| s.conditions.len() > 1) {
+            let cost: f64 = shard.conditions.iter().map(|&i| forward_equivalents(&conditions[i])).sum();
+            let estimate = cost * f64::from(shard.images) * seconds;
+            assert!((20.0..90.0).contains(&estimate), "{estimate} s");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The report: a table computed from tallies of verdicts.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::condition::{Condition, ConditionKind};
+use super::file::Aggregate;
+use super::finding::Finding;
+use super::stats::{mean_sd, wilson95};
+use super::verdict::{Stage, Verdict};
+
+/// Counts over some images of one condition and seed. Tallies of disjoint images add up.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Tally {
+    pub n: u64,
+    pub correct: u64,
+    /// Images broken, by what broke them.
+    pub broken: BTreeMap<String, u64>,
+    pub forwards: u64,
+    pub backwards: u64,
+}
+
+impl Tally {
+    pub fn of(verdicts: &[Verdict]) -> Self {
+        let mut tally = Self::default();
+        for v in verdicts {
+            tally.n += 1;
+            tally.correct += u64::from(v.robust);
+            if let Some(stage) = &v.stage {
+                *tally.broken.entry(stage.to_string()).or_default() += 1;
+            }
+            tally.forwards += u64::from(v.forwards);
+            tally.backwards += u64::from(v.backwards);
+        }
+        tally
+    }
+
+    pub fn add(&mut self, other: &Tally) {
+        self.n += other.n;
+        self.correct += other.correct;
+        for (stage, count) in &other.broken {
+            *self.broken.entry(stage.clone()).or_default() += count;
+        }
+        self.forwards += other.forwards;
+        self.backwards += other.backwards;
+    }
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Stage::Clean => "clean",
+            Stage::Ladder => "ladder",
+            Stage::Attack(name) => name,
+        })
+    }
+}
+
+/// How many images a stage broke. `clean`: misclassified before any attack; `ladder`: by a smaller ε's witness.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct StageCount {
+    pub attack: String,
+    pub broken: u64,
+}
+
+/// One seed's share of a row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct SeedRow {
+    pub seed: i64,
+    pub n: u64,
+    pub correct: u64,
+    pub accuracy: f64,
+}
+
+/// One condition of the table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Row {
+    #[serde(flatten)]
+    pub condition: Condition,
+    /// Verdicts counted: images × seeds, less what is still to come.
+    pub n: u64,
+    pub correct: u64,
+    /// correct / n, equal to the mean over seeds once complete; `null` before the first verdict.
+    pub accuracy: Option<f64>,
+    /// Wilson 95 % interval over images. Several seeds do not narrow it: they see the same images.
+    pub ci95: Option<[f64; 2]>,
+    /// Sample standard deviation of the accuracy over seeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sd: Option<f64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seeds: Vec<SeedRow>,
+    pub stages: Vec<StageCount>,
+    /// Passes spent per counted verdict, mean.
+    pub forwards_per_image: f64,
+    pub backwards_per_image: f64,
+}
+
+/// Summary accuracies; `null` where a part was not measured.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Columns {
+    /// (white box + corruption + clean) / 3; VOneNet's aggregate only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overall_mean: Option<f64>,
+    /// (white box + corruption) / 2; VOneNet's aggregate only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub perturbation_mean: Option<f64>,
+    /// Plain mean over the attack cells.
+    pub white_box: Option<f64>,
+    pub corruption: Option<f64>,
+    pub clean: Option<f64>,
+}
+
+/// Whether the evaluation can be trusted, and what speaks against it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Diagnostics {
+    /// `trustworthy`, `suspicious`, `unreliable`, or `not_assessed`: the checks that would grant the first were not run.
+    pub grade: String,
+    pub findings: Vec<Finding>,
+}
+
+impl Diagnostics {
+    /// Findings can make a run suspicious; their absence proves nothing.
+    pub fn of(findings: Vec<Finding>) -> Self {
+        let grade = if findings.is_empty() { "not_assessed" } else { "suspicious" };
+        Self { grade: grade.into(), findings }
+    }
+}
+
+/// The table that a client receives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Table {
+    pub evaluation: String,
+    /// Whether every verdict is in.
+    pub complete: bool,
+    pub conditions: Vec<Row>,
+    pub columns: Columns,
+    pub diagnostics: Diagnostics,
+    /// Everything needed to repeat the run: model, dataset, protocol, seeds, numeric profile, software, sandbox.
+    pub provenance: Value,
+}
+
+/// Builds a row from the tallies of each seed.
+pub fn row(condition: &Condition, per_seed: &[(i64, Tally)]) -> Row {
+    let mut total = Tally::default();
+    per_seed.iter().for_each(|(_, tally)| total.add(tally));
+    let seeds: Vec<SeedRow> = per_seed
+        .iter()
+        .filter(|(_, t)| t.n > 0)
+        .map(|(seed, t)| SeedRow { seed: *seed, n: t.n, correct: t.correct, accuracy: t.correct as f64 / t.n as f64 })
+        .collect();
+    let n = total.n as f64;
+    let accuracy = (total.n > 0).then(|| total.correct as f64 / n);
+    let images = n / seeds.len().max(1) as f64;
+    let per_verdict = |passes: u64| if total.n == 0 { 0.0 } else { passes as f64 / n };
+    Row {
+        condition: condition.clone(),
+        n: total.n,
+        correct: total.correct,
+        accuracy,
+        ci95: accuracy.map(|a| wilson95(a * images, images)),
+        sd: mean_sd(&seeds.iter().map(|s| s.accuracy).collect::<Vec<_>>()).1,
+        seeds: if seeds.len() > 1 { seeds } else { Vec::new() },
+        stages: total.broken.iter().map(|(attack, &broken)| StageCount { attack: attack.clone(), broken }).collect(),
+        forwards_per_image: per_verdict(total.forwards),
+        backwards_per_image: per_verdict(total.backwards),
+    }
+}
+
+/// The summary columns of finished rows.
+pub fn columns(rows: &[Row], aggregate: Aggregate) -> Columns {
+    let mean = |kind: fn(&ConditionKind) -> bool| {
+        let values: Option<Vec<f64>> = rows.iter().filter(|r| kind(&r.condition.kind)).map(|r| r.accuracy).collect();
+        values.filter(|v| !v.is_empty()).map(|v| mean_sd(&v).0)
+    };
+    let clean = mean(|kind| matches!(kind, ConditionKind::Clean));
+    let white_box = mean(|kind| matches!(kind, ConditionKind::Attack(_)));
+    let parts = Columns { white_box, clean, ..Columns::default() };
+    match aggregate {
+        Aggregate::None => parts,
+        Aggregate::Vonenet => vonenet(parts),
+    }
+}
+
+/// Dapello, Marques et al. 2020, headline table: Perturbation = (White box + Corruption) / 2,
+/// Overall = (White box + Corruption + Clean) / 3.
+fn vonenet(parts: Columns) -> Columns {
+    let perturbation_mean = parts.white_box.zip(parts.corruption).map(|(w, c)| (w + c) / 2.0);
+    let overall_mean = parts.white_box.zip(parts.corruption).zip(parts.clean).map(|((w, c), k)| (w + c + k) / 3.0);
+    Columns { perturbation_mean, overall_mean, ..parts }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The four rows printed in the paper: overall, perturbation, white box, corruption, clean.
+    #[test]
+    fn vonenet_columns_reproduce_the_published_table() {
+        for [overall, perturbation, white_box, corruption, clean] in [
+            [43.6, 27.6, 16.4, 38.8, 75.6],
+            [49.0, 42.3, 52.3, 32.3, 62.4],
+            [48.0, 34.9, 17.3, 52.6, 74.1],
+            [54.3, 45.6, 51.1, 40.0, 71.7],
+        ] {
+            let parts = Columns {
+                white_box: Some(white_box),
+                corruption: Some(corruption),
+                clean: Some(clean),
+                ..Columns::default()
+            };
+            let columns = vonenet(parts);
+            assert!((columns.overall_mean.unwrap() - overall).abs() <= 0.1);
+            assert!((columns.perturbation_mean.unwrap() - perturbation).abs() <= 0.1);
+        }
+    }
+
+    #[test]
+    fn a_missing_part_leaves_the_means_unsaid() {
+        let columns = vonenet(Columns { white_box: Some(0.5), clean: Some(0.9), ..Columns::default() });
+        assert_eq!((columns.overall_mean, columns.perturbation_mean), (None, None));
+    }
+
+    #[test]
+    fn seeds_give_a_spread_but_no_narrower_interval() {
+        let condition = Condition { id: "clean".into(), kind: ConditionKind::Clean };
+        let tally = |correct| Tally { n: 100, correct, ..Tally::default() };
+        let one = row(&condition, &[(0, tally(80))]);
+        let three = row(&condition, &[(0, tally(79)), (1, tally(80)), (2, tally(81))]);
+        assert_eq!(one.ci95, three.ci95);
+        assert_eq!((one.sd, one.accuracy), (None, three.accuracy));
+        assert!((three.sd.unwrap() - 0.01).abs() < 1e-12);
+        assert_eq!(three.n, 300);
+    }
+}
