@@ -20,7 +20,7 @@ pub use condition::{
 };
 pub use file::{Aggregate, AttackBlock, AttackName, Clean, MAX_CONDITIONS, Protocol, ProtocolError};
 pub use finding::Finding;
-pub use profile::{Device, NumericProfile};
+pub use profile::{Device, MemoryFormat, NumericProfile, Platform, Precision};
 pub use spec::{Format, ModelSpec, Preprocessing, SpecError};
 pub use threat::{Epsilon, Norm, ThreatModel};
 pub use verdict::{Stage, Verdict, VerdictRule};

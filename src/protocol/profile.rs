@@ -1,26 +1,57 @@
 //! The numeric profile: everything that decides how floating point comes out.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Device {
     Cpu,
     Cuda,
 }
 
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Device::Cpu => "cpu",
+            Device::Cuda => "cuda",
+        })
+    }
+}
+
+/// What a worker brings along. Workers with equal platforms can share an evaluation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Platform {
+    pub device: Device,
+    /// The GPU's model, e.g. `NVIDIA H100 80GB HBM3`, or libtorch's CPU capability, e.g. `AVX512`.
+    pub hardware: String,
+    pub libtorch: String,
+}
+
 /// Verdicts repeat bit for bit under one profile; across profiles agreement is statistical.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NumericProfile {
-    pub device: Device,
-    /// Device model, e.g. `NVIDIA H100 80GB HBM3`, or libtorch's CPU capability, e.g. `AVX512`.
-    pub hardware: String,
-    pub libtorch: String,
+    #[serde(flatten)]
+    pub platform: Platform,
     /// Images in every kernel launch; ragged tails are padded to it.
     pub batch: u32,
     /// Intra-op CPU threads.
     pub threads: u32,
-    pub memory_format: String,
-    /// Precision of the search; verdicts are always true float32.
-    pub search_precision: String,
+    pub memory_format: MemoryFormat,
+    /// Arithmetic of the search; verdicts are always true float32.
+    pub search_precision: Precision,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryFormat {
+    Contiguous,
+    ChannelsLast,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    Float32,
 }

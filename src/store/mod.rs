@@ -1,1 +1,34 @@
-//! (store)
+//! What is kept: SQL queries, one file per table family, and artifacts (bytes in an object store).
+//!
+//! Queries are runtime-checked: every one of them runs against a real Postgres in the tests, and compiling needs neither
+//! a database nor a cache that can go stale.
+
+pub mod artifacts;
+pub mod evaluations;
+pub mod evidence;
+pub mod models;
+pub mod pool;
+pub mod protocols;
+pub mod shards;
+pub mod workers;
+
+pub use artifacts::Artifacts;
+
+/// The owner of everything until access keys exist.
+pub const LOCAL_OWNER: &str = "local";
+
+/// Why a terminal state was reached, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct Outcome {
+    /// Stable, snake_case: `completed`, `cancelled`, or a failure's code.
+    pub code: String,
+    pub detail: String,
+    /// `user`, `worker` or `server`.
+    pub actor: String,
+}
+
+impl Outcome {
+    pub fn new(code: &str, detail: impl Into<String>, actor: &str) -> Self {
+        Self { code: code.into(), detail: detail.into(), actor: actor.into() }
+    }
+}

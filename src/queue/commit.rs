@@ -1,0 +1,145 @@
+//! Committing a shard: results and completion in one transaction, once.
+
+use serde::Serialize;
+use sqlx::types::Json;
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use super::{Lease, LeaseError};
+use crate::protocol::report::Tally;
+use crate::protocol::{Finding, NumericProfile};
+use crate::store::Outcome;
+
+/// What a finished shard leaves behind. The artifacts were written before.
+#[derive(Debug)]
+pub struct ShardResult {
+    /// One per condition of the shard: index into the evaluation's conditions, and its counts.
+    pub tallies: Vec<(i32, Tally)>,
+    pub verdicts_key: String,
+    pub witnesses_key: Option<String>,
+    pub findings: Vec<Finding>,
+    pub seconds: f64,
+}
+
+#[derive(Serialize)]
+struct TallyRow<'a> {
+    condition: i32,
+    n: u64,
+    correct: u64,
+    broken: &'a std::collections::BTreeMap<String, u64>,
+    forwards: u64,
+    backwards: u64,
+}
+
+impl Lease {
+    /// Records the evaluation's numeric profile if none is fixed yet, and returns the one in force.
+    pub async fn fix_profile(&self, pool: &PgPool, profile: &NumericProfile) -> Result<NumericProfile, LeaseError> {
+        let fixed: Option<Json<NumericProfile>> = sqlx::query_scalar(
+            "update evaluations e set profile = coalesce(e.profile, $3)
+             from shards s where s.id = $1 and s.lease_token = $2 and e.id = s.evaluation_id returning e.profile",
+        )
+        .bind(self.shard)
+        .bind(self.token)
+        .bind(Json(profile))
+        .fetch_optional(pool)
+        .await?;
+        fixed.map(|json| json.0).ok_or(LeaseError::Lost)
+    }
+
+    /// Commits the shard. [`LeaseError::Lost`] means that nothing was written, because the lease is somebody else's.
+    pub async fn commit(self, pool: &PgPool, result: &ShardResult) -> Result<(), LeaseError> {
+        let mut tx = pool.begin().await?;
+        lock_evaluation(&mut tx, self.evaluation).await?;
+        let seed: Option<i64> = sqlx::query_scalar(
+            "update shards set state = 'done', lease_token = null, lease_expires_at = null, progress = 0, error = null,
+                 verdicts_key = $3, witnesses_key = $4, findings = $5, seconds = $6, finished_at = now()
+             where id = $1 and lease_token = $2 and state = 'running' returning seed",
+        )
+        .bind(self.shard)
+        .bind(self.token)
+        .bind(&result.verdicts_key)
+        .bind(&result.witnesses_key)
+        .bind(Json(&result.findings))
+        .bind(result.seconds)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let seed = seed.ok_or(LeaseError::Lost)?;
+        let rows: Vec<TallyRow> = result
+            .tallies
+            .iter()
+            .map(|(condition, t)| TallyRow {
+                condition: *condition,
+                n: t.n,
+                correct: t.correct,
+                broken: &t.broken,
+                forwards: t.forwards,
+                backwards: t.backwards,
+            })
+            .collect();
+        sqlx::query(
+            "insert into tallies (shard_id, evaluation_id, seed, condition, n, correct, broken, forwards, backwards)
+             select $1, $2, $3, r.* from jsonb_to_recordset($4)
+             as r(condition int, n bigint, correct bigint, broken jsonb, forwards bigint, backwards bigint)",
+        )
+        .bind(self.shard)
+        .bind(self.evaluation)
+        .bind(seed)
+        .bind(Json(rows))
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query("update evaluations set shards_done = shards_done + 1, version = version + 1 where id = $1")
+            .bind(self.evaluation)
+            .execute(&mut *tx)
+            .await?;
+        settle(&mut tx, self.evaluation).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Gives the shard back untouched, without counting the attempt; of a stopped evaluation it becomes cancelled.
+    pub async fn release(self, pool: &PgPool) -> Result<(), LeaseError> {
+        let mut tx = pool.begin().await?;
+        lock_evaluation(&mut tx, self.evaluation).await?;
+        let released = sqlx::query(
+            "update shards s set lease_token = null, lease_expires_at = null, worker_id = null, progress = 0,
+                 state = case when e.state in ('queued', 'running') then 'queued' else 'cancelled' end,
+                 attempts = s.attempts - 1
+             from evaluations e
+             where s.id = $1 and s.lease_token = $2 and s.state = 'running' and e.id = s.evaluation_id",
+        )
+        .bind(self.shard)
+        .bind(self.token)
+        .execute(&mut *tx)
+        .await?;
+        if released.rows_affected() == 0 {
+            return Err(LeaseError::Lost);
+        }
+        settle(&mut tx, self.evaluation).await?;
+        Ok(tx.commit().await?)
+    }
+}
+
+/// Evaluation first, shards second: the one lock order.
+pub(super) async fn lock_evaluation(tx: &mut PgConnection, id: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query("select 1 from evaluations where id = $1 for update").bind(id).execute(tx).await.map(drop)
+}
+
+/// Ends an evaluation whose shards have all ended: succeeded when all are done, cancelled when it was cancelling.
+pub(super) async fn settle(tx: &mut PgConnection, id: Uuid) -> Result<(), sqlx::Error> {
+    let completed = Outcome::new("completed", "every shard is done", "worker");
+    let cancelled = Outcome::new("cancelled", "cancelled on request", "user");
+    sqlx::query(
+        "update evaluations e set
+             state = case when e.state = 'cancelling' then 'cancelled' else 'succeeded' end,
+             outcome = case when e.state = 'cancelling' then $3 else $2 end,
+             finished_at = now(), version = version + 1
+         where e.id = $1 and e.state in ('running', 'queued', 'cancelling')
+           and (e.state = 'cancelling' or (e.planned and e.shards_done = e.shards_total))
+           and not exists (select 1 from shards s where s.evaluation_id = e.id and s.state in ('queued', 'running'))",
+    )
+    .bind(id)
+    .bind(Json(completed))
+    .bind(Json(cancelled))
+    .execute(tx)
+    .await
+    .map(drop)
+}

@@ -1,0 +1,67 @@
+//! Why an evaluation is not running yet, in words its owner can act on.
+
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+
+use crate::store::evaluations::{Evaluation, State};
+use crate::store::{models, workers};
+
+/// The reason a queued evaluation waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Waiting {
+    /// `model_check`, `no_worker`, `queue`, or `retry`.
+    pub code: String,
+    pub sentence: String,
+    /// Evaluations that will be served first.
+    pub position: i64,
+}
+
+/// `None` once the evaluation runs or has ended.
+pub async fn waiting(pool: &PgPool, evaluation: &Evaluation) -> Result<Option<Waiting>, sqlx::Error> {
+    if evaluation.state.is_terminal() || evaluation.state == State::Cancelling {
+        return Ok(None);
+    }
+    let running: i64 = sqlx::query_scalar("select count(*) from shards where evaluation_id = $1 and state = 'running'")
+        .bind(evaluation.id)
+        .fetch_one(pool)
+        .await?;
+    if running > 0 {
+        return Ok(None);
+    }
+    let position: i64 = sqlx::query_scalar(
+        "select count(*) from evaluations where state in ('queued', 'running') and id <> $1
+         and (priority > $2 or (priority = $2 and created_at < $3))",
+    )
+    .bind(evaluation.id)
+    .bind(evaluation.priority)
+    .bind(evaluation.created_at)
+    .fetch_one(pool)
+    .await?;
+    let say = |code: &str, sentence: String| Ok(Some(Waiting { code: code.into(), sentence, position }));
+    let profile = evaluation.profile.as_deref();
+    if workers::live(pool, profile).await? == 0 {
+        let like = profile.map_or(String::new(), |p| format!(" with {} ({})", p.platform.hardware, p.platform.libtorch));
+        return say("no_worker", format!("no worker{like} is connected: start one with `gauntlet worker`"));
+    }
+    let model = models::get_even_deleted(pool, evaluation.model_id).await?;
+    if model.is_some_and(|m| m.state == "checking") {
+        return say("model_check", "the model is still being checked".into());
+    }
+    if position > 0 {
+        return say("queue", format!("{position} evaluation(s) were submitted before or have a higher priority"));
+    }
+    let retry: Option<(Option<String>, f64)> = sqlx::query_as(
+        "select error ->> 'code', greatest(0, extract(epoch from not_before - now()))::float8 from shards
+         where evaluation_id = $1 and state = 'queued' and not_before > now() order by not_before limit 1",
+    )
+    .bind(evaluation.id)
+    .fetch_optional(pool)
+    .await?;
+    match retry {
+        Some((code, seconds)) => {
+            let code = code.unwrap_or_else(|| "unknown".into());
+            say("retry", format!("an attempt failed ({code}); the next one starts in {seconds:.0} s"))
+        }
+        None => say("queue", "a worker will take it within seconds".into()),
+    }
+}

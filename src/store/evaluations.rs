@@ -1,0 +1,344 @@
+//! Evaluations: the jobs that users submit.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::types::Json;
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use super::Outcome;
+use super::models::Model;
+use crate::dataset::Manifest;
+use crate::protocol::plan::{self, Workload};
+use crate::protocol::report::Tally;
+use crate::protocol::{Condition, Finding, NumericProfile, Protocol};
+
+/// Which witnesses are stored. The rest can be regenerated from seeds and profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WitnessPolicy {
+    None,
+    /// Those of the first n images of the evaluated slice, per condition and seed.
+    Sample(u32),
+    All,
+}
+
+impl Default for WitnessPolicy {
+    fn default() -> Self {
+        Self::Sample(16)
+    }
+}
+
+impl WitnessPolicy {
+    /// How many of the slice's images, counted from its first, may store witnesses.
+    pub fn images(self, slice: u32) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::Sample(n) => n.min(slice),
+            Self::All => slice,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub enum State {
+    Queued,
+    Running,
+    Cancelling,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl State {
+    pub fn is_terminal(self) -> bool {
+        matches!(self, State::Succeeded | State::Failed | State::Cancelled)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Queued => "queued",
+            State::Running => "running",
+            State::Cancelling => "cancelling",
+            State::Succeeded => "succeeded",
+            State::Failed => "failed",
+            State::Cancelled => "cancelled",
+        }
+    }
+}
+
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Evaluation {
+    pub id: Uuid,
+    pub owner: String,
+    pub model_id: Uuid,
+    pub dataset: Json<Manifest>,
+    pub dataset_hash: String,
+    pub first_image: i32,
+    pub images: i32,
+    pub protocol: Json<Protocol>,
+    pub conditions: Json<Vec<Condition>>,
+    pub seeds: Vec<i64>,
+    pub witnesses: Json<WitnessPolicy>,
+    pub priority: i32,
+    pub state: State,
+    pub outcome: Option<Json<Outcome>>,
+    pub profile: Option<Json<NumericProfile>>,
+    pub batch_limit: Option<i32>,
+    pub generation: i32,
+    pub planned: bool,
+    pub shards_total: i32,
+    pub shards_done: i32,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub cancel_requested_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+    pub version: i64,
+}
+
+/// An evaluation to be queued.
+pub struct NewEvaluation<'a> {
+    pub owner: &'a str,
+    pub model: Uuid,
+    pub dataset: &'a Manifest,
+    pub first_image: u32,
+    pub images: u32,
+    pub protocol: &'a Protocol,
+    pub conditions: &'a [Condition],
+    pub seeds: &'a [i64],
+    pub witnesses: WitnessPolicy,
+    pub priority: i32,
+}
+
+/// Why an evaluation was not queued.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    #[error("the model does not exist")]
+    NoModel,
+    #[error("the model was rejected")]
+    Rejected(Box<Model>),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+const COLUMNS: &str = "id, owner, model_id, dataset, dataset_hash, first_image, images, protocol, conditions, seeds, witnesses, \
+     priority, state, outcome, profile, batch_limit, generation, planned, shards_total, shards_done, created_at, started_at, \
+     cancel_requested_at, finished_at, version";
+
+fn select(rest: &str) -> sqlx::AssertSqlSafe<String> {
+    sqlx::AssertSqlSafe(format!("select {COLUMNS} from evaluations where {rest}"))
+}
+
+/// Queues an evaluation; its shards are cut at once if the model is ready, else when it becomes so.
+pub async fn insert(pool: &PgPool, new: &NewEvaluation<'_>) -> Result<Evaluation, SubmitError> {
+    let mut tx = pool.begin().await?;
+    let model = super::models::lock(&mut tx, new.model).await?.ok_or(SubmitError::NoModel)?;
+    if model.state == "rejected" {
+        return Err(SubmitError::Rejected(Box::new(model)));
+    }
+    let id = Uuid::now_v7();
+    sqlx::query(
+        "insert into evaluations (id, owner, model_id, dataset, dataset_hash, first_image, images, protocol_name, protocol,
+                                  conditions, seeds, witnesses, priority)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+    )
+    .bind(id)
+    .bind(new.owner)
+    .bind(new.model)
+    .bind(Json(new.dataset))
+    .bind(new.dataset.hash.to_string())
+    .bind(new.first_image as i32)
+    .bind(new.images as i32)
+    .bind(&new.protocol.name)
+    .bind(Json(new.protocol))
+    .bind(Json(new.conditions))
+    .bind(new.seeds)
+    .bind(Json(new.witnesses))
+    .bind(new.priority)
+    .execute(&mut *tx)
+    .await?;
+    if model.state == "ready" {
+        plan_one(&mut tx, id, &model).await?;
+    }
+    tx.commit().await?;
+    Ok(get(pool, id).await?.ok_or(sqlx::Error::RowNotFound)?)
+}
+
+pub async fn get(pool: &PgPool, id: Uuid) -> Result<Option<Evaluation>, sqlx::Error> {
+    sqlx::query_as(select("id = $1")).bind(id).fetch_optional(pool).await
+}
+
+/// The versions of these evaluations: a change of any kind raises them.
+pub async fn versions(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<(Uuid, i64)>, sqlx::Error> {
+    sqlx::query_as("select id, version from evaluations where id = any($1)").bind(ids).fetch_all(pool).await
+}
+
+/// Filters of a listing.
+#[derive(Debug, Default, Clone)]
+pub struct Filter {
+    pub model: Option<Uuid>,
+    pub state: Option<State>,
+    pub protocol: Option<String>,
+}
+
+/// Newest first, after the cursor `(created_at, id)`.
+pub async fn list(
+    pool: &PgPool,
+    filter: &Filter,
+    after: Option<(DateTime<Utc>, Uuid)>,
+    limit: i64,
+) -> Result<Vec<Evaluation>, sqlx::Error> {
+    let (time, id) = after.unzip();
+    sqlx::query_as(select(
+        "($1::timestamptz is null or (created_at, id) < ($1, $2)) and ($3::uuid is null or model_id = $3)
+         and ($4::text is null or state = $4) and ($5::text is null or protocol_name = $5)
+         order by created_at desc, id desc limit $6",
+    ))
+    .bind(time)
+    .bind(id)
+    .bind(filter.model)
+    .bind(filter.state.map(State::name))
+    .bind(&filter.protocol)
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+}
+
+/// Cuts the shards of every evaluation that waited for this model. Call in the transaction that makes it ready.
+pub async fn plan_waiting(tx: &mut PgConnection, model: &Model) -> Result<(), sqlx::Error> {
+    let waiting: Vec<Uuid> =
+        sqlx::query_scalar("select id from evaluations where model_id = $1 and not planned and state = 'queued' for update")
+            .bind(model.id)
+            .fetch_all(&mut *tx)
+            .await?;
+    for id in waiting {
+        plan_one(tx, id, model).await?;
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct ShardRow<'a> {
+    ordinal: usize,
+    conditions: &'a [usize],
+    seed: i64,
+    first_image: u32,
+    images: u32,
+}
+
+async fn plan_one(tx: &mut PgConnection, id: Uuid, model: &Model) -> Result<(), sqlx::Error> {
+    let evaluation: Evaluation = sqlx::query_as(select("id = $1")).bind(id).fetch_one(&mut *tx).await?;
+    let plans = plan::shards(&Workload {
+        conditions: &evaluation.conditions,
+        stochastic: model.spec.stochastic,
+        seeds: &evaluation.seeds,
+        first: evaluation.first_image as u32,
+        images: evaluation.images as u32,
+        image_bytes: model.spec.input.iter().map(|&n| u64::from(n)).product(),
+        seconds_per_forward: model.probe.as_ref().map_or(0.0, |p| p.seconds_per_forward),
+    });
+    let rows: Vec<ShardRow> = plans
+        .iter()
+        .enumerate()
+        .map(|(ordinal, plan)| ShardRow {
+            ordinal,
+            conditions: &plan.conditions,
+            seed: plan.seed,
+            first_image: plan.first,
+            images: plan.images,
+        })
+        .collect();
+    sqlx::query(
+        "insert into shards (evaluation_id, ordinal, conditions, seed, first_image, images)
+         select $1, r.ordinal, r.conditions, r.seed, r.first_image, r.images
+         from jsonb_to_recordset($2) as r(ordinal int, conditions int[], seed bigint, first_image int, images int)",
+    )
+    .bind(id)
+    .bind(Json(&rows))
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query("update evaluations set planned = true, shards_total = $2, version = version + 1 where id = $1")
+        .bind(id)
+        .bind(rows.len() as i32)
+        .execute(&mut *tx)
+        .await?;
+    Ok(())
+}
+
+/// Ends every evaluation of a model that turned out to be unusable. Call in the transaction that rejects it.
+pub async fn fail_waiting(tx: &mut PgConnection, model: Uuid, outcome: &Outcome) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update evaluations set state = 'failed', outcome = $2, finished_at = now(), version = version + 1
+         where model_id = $1 and state = 'queued' and not planned",
+    )
+    .bind(model)
+    .bind(Json(outcome))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct TallyRow {
+    condition: i32,
+    seed: i64,
+    n: i64,
+    correct: i64,
+    broken: Json<std::collections::BTreeMap<String, u64>>,
+    forwards: i64,
+    backwards: i64,
+}
+
+/// Committed counts, summed over shards: `(condition, seed, tally)`.
+pub async fn tallies(pool: &PgPool, id: Uuid) -> Result<Vec<(usize, i64, Tally)>, sqlx::Error> {
+    let rows: Vec<TallyRow> = sqlx::query_as(
+        "select condition, seed, n, correct, broken, forwards, backwards from tallies where evaluation_id = $1
+         order by condition, seed",
+    )
+    .bind(id)
+    .fetch_all(pool)
+    .await?;
+    let mut sums: Vec<(usize, i64, Tally)> = Vec::new();
+    for row in rows {
+        let tally = Tally {
+            n: row.n as u64,
+            correct: row.correct as u64,
+            broken: row.broken.0,
+            forwards: row.forwards as u64,
+            backwards: row.backwards as u64,
+        };
+        match sums.last_mut() {
+            Some((condition, seed, sum)) if (*condition as i32, *seed) == (row.condition, row.seed) => sum.add(&tally),
+            _ => sums.push((row.condition as usize, row.seed, tally)),
+        }
+    }
+    Ok(sums)
+}
+
+/// Findings of the committed shards.
+pub async fn findings(pool: &PgPool, id: Uuid) -> Result<Vec<Finding>, sqlx::Error> {
+    let lists: Vec<Json<Vec<Finding>>> = sqlx::query_scalar(
+        "select findings from shards where evaluation_id = $1 and state = 'done' and findings <> '[]' order by ordinal",
+    )
+    .bind(id)
+    .fetch_all(pool)
+    .await?;
+    Ok(lists.into_iter().flat_map(|list| list.0).collect())
+}
+
+/// Verdicts reached and wanted, per condition; running attempts count with what they reported last.
+pub async fn progress(pool: &PgPool, id: Uuid) -> Result<Vec<(i32, i64, i64)>, sqlx::Error> {
+    sqlx::query_as(
+        "select c.condition,
+                sum(case s.state when 'done' then s.images when 'running' then s.progress / cardinality(s.conditions)
+                    else 0 end)::bigint,
+                sum(s.images)::bigint
+         from shards s, unnest(s.conditions) as c(condition)
+         where s.evaluation_id = $1 group by c.condition order by c.condition",
+    )
+    .bind(id)
+    .fetch_all(pool)
+    .await
+}

@@ -1,0 +1,54 @@
+//! Workers that have announced themselves.
+
+use sqlx::PgPool;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use crate::protocol::{NumericProfile, Platform};
+
+/// A worker not seen for this long counts as gone.
+pub const GONE_AFTER_SECONDS: f64 = 30.0;
+
+pub struct NewWorker<'a> {
+    pub id: Uuid,
+    pub host: &'a str,
+    pub platform: &'a Platform,
+}
+
+pub async fn register(pool: &PgPool, worker: &NewWorker<'_>) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "insert into workers (id, host, pid, platform, version) values ($1, $2, $3, $4, $5)
+         on conflict (id) do update set seen_at = now(), draining = false",
+    )
+    .bind(worker.id)
+    .bind(worker.host)
+    .bind(std::process::id() as i32)
+    .bind(Json(worker.platform))
+    .bind(env!("CARGO_PKG_VERSION"))
+    .execute(pool)
+    .await?;
+    sqlx::query("delete from workers where seen_at < now() - interval '1 day'").execute(pool).await?;
+    Ok(())
+}
+
+pub async fn seen(pool: &PgPool, id: Uuid, draining: bool) -> Result<(), sqlx::Error> {
+    sqlx::query("update workers set seen_at = now(), draining = $2 where id = $1").bind(id).bind(draining).execute(pool).await?;
+    Ok(())
+}
+
+pub async fn unregister(pool: &PgPool, id: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query("delete from workers where id = $1").bind(id).execute(pool).await?;
+    Ok(())
+}
+
+/// Live workers that take new work: all of them, or those of one platform.
+pub async fn live(pool: &PgPool, profile: Option<&NumericProfile>) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "select count(*) from workers
+         where not draining and seen_at > now() - make_interval(secs => $1) and ($2::jsonb is null or platform = $2)",
+    )
+    .bind(GONE_AFTER_SECONDS)
+    .bind(profile.map(|p| Json(&p.platform)))
+    .fetch_one(pool)
+    .await
+}

@@ -1,0 +1,230 @@
+//! One evaluator child: start it, ask it, kill it.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::UnixStream;
+use uuid::Uuid;
+
+use super::ChildError;
+use super::wire::{self, Answer, Call, Reply, Request, WireError};
+use crate::protocol::{Device, ModelSpec, NumericProfile, Platform};
+
+/// The descriptor the child finds its socket on.
+pub const SOCKET_FD: RawFd = 3;
+/// Last bytes of the child's output that are kept for its obituary.
+const LOG_TAIL: usize = 4096;
+/// Variables the child needs to find its libraries and its GPU; it inherits no others.
+const INHERITED: [&str; 4] = ["LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "RUST_BACKTRACE"];
+
+#[derive(Debug, Clone)]
+pub struct ChildOptions {
+    /// A `gauntlet` binary built with the evaluator.
+    pub binary: PathBuf,
+    pub device: Device,
+    pub threads: u32,
+    /// A child silent for this long is hung.
+    pub no_progress: Duration,
+}
+
+/// A running child. Dropping it kills its whole process group.
+pub struct Child {
+    process: tokio::process::Child,
+    group: Pid,
+    stream: UnixStream,
+    log: Arc<Mutex<VecDeque<u8>>>,
+    no_progress: Duration,
+    oom_kills: Option<u64>,
+    pub platform: Platform,
+}
+
+impl Child {
+    /// Starts a child and has it load libtorch.
+    pub async fn start(options: &ChildOptions) -> Result<Self, ChildError> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(ChildError::Spawn)?;
+        let mut command = tokio::process::Command::new(&options.binary);
+        command.arg("evaluate").env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(INHERITED.iter().filter_map(|&name| Some((name, std::env::var_os(name)?))));
+        command.process_group(0).kill_on_drop(true);
+        let (socket, parent) = (theirs.as_raw_fd(), std::process::id());
+        // SAFETY: only async-signal-safe calls between fork and exec.
+        unsafe { command.pre_exec(move || hand_over(socket, parent)) };
+        let mut process = command.spawn().map_err(ChildError::Spawn)?;
+        drop(theirs);
+        let log = Arc::new(Mutex::new(VecDeque::new()));
+        tokio::spawn(keep_tail(process.stdout.take(), log.clone()));
+        tokio::spawn(keep_tail(process.stderr.take(), log.clone()));
+        ours.set_nonblocking(true).map_err(ChildError::Spawn)?;
+        let mut child = Self {
+            group: Pid::from_raw(process.id().map_or(0, |id| id as i32)),
+            process,
+            stream: UnixStream::from_std(ours).map_err(ChildError::Spawn)?,
+            log,
+            no_progress: options.no_progress,
+            oom_kills: oom_kills(),
+            platform: Platform { device: options.device, hardware: String::new(), libtorch: String::new() },
+        };
+        let start = Request::Start { device: options.device, threads: options.threads };
+        match child.ask(start, &[], |_| {}).await? {
+            (Reply::Started { platform }, _) => child.platform = platform,
+            (other, _) => return Err(unexpected(&other)),
+        }
+        Ok(child)
+    }
+
+    /// Has the child load a model; returns the numeric profile it will run under.
+    pub async fn load(
+        &mut self,
+        model: &Path,
+        spec: &ModelSpec,
+        profile: Option<&NumericProfile>,
+        batch_limit: Option<u32>,
+    ) -> Result<NumericProfile, ChildError> {
+        let path = model.to_string_lossy().into_owned();
+        let request = Request::Load { path, spec: spec.clone(), profile: profile.cloned(), batch_limit };
+        match self.ask(request, &[], |_| {}).await? {
+            (Reply::Loaded { profile }, _) => Ok(profile),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Asks and waits for the answer; `progress` hears of every sign of life. The child is dead after an error other
+    /// than [`ChildError::Failed`] and [`ChildError::Rejected`]. Not cancel-safe: drop the child with the future.
+    pub async fn ask(
+        &mut self,
+        request: Request,
+        payload: &[u8],
+        progress: impl FnMut(u32),
+    ) -> Result<(Reply, Vec<u8>), ChildError> {
+        let call = Call { nonce: Uuid::new_v4(), request };
+        match self.exchange(&call, payload, progress).await {
+            Ok((Reply::Failed { code, detail }, _)) if code == "out_of_memory" => {
+                self.kill().await;
+                Err(ChildError::OutOfMemory(detail))
+            }
+            Ok((Reply::Failed { code, detail }, _)) => Err(ChildError::Failed { code, detail }),
+            Ok((Reply::Rejected { code, found }, _)) => Err(ChildError::Rejected { code, found }),
+            Ok(answer) => Ok(answer),
+            Err(error) => {
+                // A closing child may need a moment to be reaped; one that lives on is killed.
+                let status = tokio::time::timeout(Duration::from_secs(2), self.process.wait()).await;
+                self.kill().await;
+                match (error, status) {
+                    (ChildError::Crashed { .. }, Ok(Ok(status))) => Err(self.obituary(status)),
+                    (error, _) => Err(error),
+                }
+            }
+        }
+    }
+
+    async fn exchange(
+        &mut self,
+        call: &Call,
+        payload: &[u8],
+        mut progress: impl FnMut(u32),
+    ) -> Result<(Reply, Vec<u8>), ChildError> {
+        let patience = self.no_progress;
+        let silent = |_| ChildError::NoProgress(patience.as_secs());
+        let sent = tokio::time::timeout(patience, wire::send_async(&mut self.stream, call, payload)).await;
+        sent.map_err(silent)?.map_err(closed_is_crash)?;
+        loop {
+            let frame = tokio::time::timeout(patience, wire::receive_async::<Answer>(&mut self.stream)).await;
+            let (answer, payload) = frame.map_err(silent)?.map_err(closed_is_crash)?;
+            if answer.nonce != call.nonce {
+                return Err(ChildError::Garbage("an answer to a question that was not asked".into()));
+            }
+            match answer.reply {
+                Reply::Progress { verdicts } => progress(verdicts),
+                reply => return Ok((reply, payload)),
+            }
+        }
+    }
+
+    fn obituary(&self, status: ExitStatus) -> ChildError {
+        let killed = status.signal() == Some(Signal::SIGKILL as i32);
+        if killed && self.oom_kills < oom_kills() {
+            return ChildError::OutOfMemory("the kernel killed the evaluator for memory".into());
+        }
+        let bytes: Vec<u8> = self.log.lock().expect("no panic holds it").iter().copied().collect();
+        let log = String::from_utf8_lossy(&bytes).trim().to_owned();
+        let log = if log.is_empty() { log } else { format!("; its last words: {log}") };
+        ChildError::Crashed { how: status.to_string(), log }
+    }
+
+    /// Kills the process group and waits for the child's end.
+    pub async fn kill(&mut self) {
+        self.kill_group();
+        self.process.wait().await.ok();
+    }
+
+    fn kill_group(&self) {
+        // An id of 0 would be our own group. The group outlives its leader only while members live, so no stranger is hit
+        // as long as the leader has not been reaped and its id reused; `process.id()` is `None` after reaping.
+        if self.group.as_raw() > 0 && self.process.id().is_some() {
+            killpg(self.group, Signal::SIGKILL).ok();
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.kill_group();
+    }
+}
+
+fn unexpected(reply: &Reply) -> ChildError {
+    let text = serde_json::to_string(reply).unwrap_or_default();
+    ChildError::Garbage(format!("unexpected answer {}", text.chars().take(80).collect::<String>()))
+}
+
+fn closed_is_crash(error: WireError) -> ChildError {
+    match error {
+        WireError::Closed => ChildError::Crashed { how: "it closed its connection".into(), log: String::new() },
+        other => other.into(),
+    }
+}
+
+/// Runs in the child between fork and exec: the socket goes to its place, and the child dies with its parent.
+fn hand_over(socket: RawFd, parent: u32) -> std::io::Result<()> {
+    let check = |result: libc::c_int| if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) };
+    // SAFETY: plain system calls on descriptors that are open here.
+    unsafe {
+        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+        // The parent may have died before the line above.
+        if libc::getppid() as u32 != parent {
+            return Err(std::io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        let core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        check(libc::setrlimit(libc::RLIMIT_CORE, &core))?;
+        if socket == SOCKET_FD {
+            check(libc::fcntl(socket, libc::F_SETFD, 0))
+        } else {
+            check(libc::dup2(socket, SOCKET_FD))
+        }
+    }
+}
+
+async fn keep_tail(stream: Option<impl AsyncRead + Unpin>, log: Arc<Mutex<VecDeque<u8>>>) {
+    let Some(mut stream) = stream else { return };
+    let mut chunk = [0; 1024];
+    while let Ok(n @ 1..) = stream.read(&mut chunk).await {
+        let mut log = log.lock().expect("no panic holds it");
+        log.extend(&chunk[..n]);
+        let excess = log.len().saturating_sub(LOG_TAIL);
+        log.drain(..excess);
+    }
+}
+
+/// Processes this kernel has killed for memory since it started.
+fn oom_kills() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/vmstat").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.parse().ok()
+}

@@ -1,0 +1,59 @@
+//! How a child can fail. Each way has its own name, because each wants its own answer.
+
+use crate::queue::Failure;
+
+use super::wire::WireError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ChildError {
+    #[error("the evaluator could not be started: {0}")]
+    Spawn(std::io::Error),
+    /// It ended by itself, or something other than its supervisor ended it.
+    #[error("the evaluator crashed ({how}){log}")]
+    Crashed { how: String, log: String },
+    #[error("out of memory: {0}")]
+    OutOfMemory(String),
+    #[error("the evaluator gave no sign of life for {0} s and was killed")]
+    NoProgress(u64),
+    /// Bytes that are no frame, an answer to another question, or results that cannot be.
+    #[error("the evaluator broke the protocol: {0}")]
+    Garbage(String),
+    /// The child could not do what was asked and said why.
+    #[error("{detail}")]
+    Failed { code: String, detail: String },
+    #[error("{found}")]
+    Rejected { code: String, found: String },
+}
+
+impl ChildError {
+    /// The stable code users see.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Spawn(_) => "evaluator_not_started",
+            Self::Crashed { .. } => "evaluator_crashed",
+            Self::OutOfMemory(_) => "out_of_memory",
+            Self::NoProgress(_) => "no_progress",
+            Self::Garbage(_) => "protocol_violation",
+            Self::Failed { code, .. } | Self::Rejected { code, .. } => code,
+        }
+    }
+
+    /// What the queue should do about it, had the child been running `batch` images per kernel launch.
+    pub fn failure(&self, batch: u32) -> Failure {
+        let (code, detail) = (self.code().to_owned(), self.to_string());
+        match self {
+            Self::Spawn(_) | Self::Crashed { .. } | Self::NoProgress(_) | Self::Garbage(_) => {
+                Failure::Transient { code, detail }
+            }
+            Self::OutOfMemory(_) => Failure::OutOfMemory { batch, detail },
+            Self::Failed { .. } | Self::Rejected { .. } => Failure::Permanent { code, detail },
+        }
+    }
+}
+
+impl From<WireError> for ChildError {
+    /// For errors other than a closed connection, which the exit status explains better.
+    fn from(error: WireError) -> Self {
+        Self::Garbage(error.to_string())
+    }
+}

@@ -1,0 +1,207 @@
+//! The language of supervisor and child: a JSON header and a raw payload per frame.
+//!
+//! `[header length u32 LE][payload length u64 LE][header][payload]`. Both lengths are bounded before anything is
+//! allocated. Every reply repeats the nonce of the request it answers, so that bytes a model manages to inject do not
+//! pass for an answer.
+
+use std::io::{self, Read, Write};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use uuid::Uuid;
+
+use crate::protocol::{Condition, Device, Finding, ModelSpec, NumericProfile, Platform, Verdict, VerdictRule};
+
+/// Longest JSON header: the verdicts of the largest shard fit several times.
+pub const MAX_HEADER: u32 = 64 << 20;
+/// Longest payload: the pixels of the largest shard, or its witnesses as float32 for every condition.
+pub const MAX_PAYLOAD: u64 = 4 << 30;
+
+/// A request and the nonce its replies must carry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    pub nonce: Uuid,
+    #[serde(flatten)]
+    pub request: Request,
+}
+
+/// What the supervisor asks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// Get libtorch ready. Answer: [`Reply::Started`].
+    Start { device: Device, threads: u32 },
+    /// Load a model and settle the numeric profile. Answer: [`Reply::Loaded`] or [`Reply::Rejected`].
+    Load {
+        path: String,
+        spec: ModelSpec,
+        /// The profile that earlier shards fixed; must be honoured exactly.
+        profile: Option<NumericProfile>,
+        /// Upper bound on the batch of a new profile.
+        batch_limit: Option<u32>,
+    },
+    /// Look for what a reader must know. Payload: uint8 images of the model's shape.
+    /// Answer: [`Reply::Probed`] or [`Reply::Rejected`].
+    Probe,
+    /// Run one shard. Payload: uint8 images. Answers: [`Reply::Progress`]…, then [`Reply::Done`].
+    Shard(ShardRequest),
+    /// Examine witnesses. Payload: uint8 clean images, then float32 witnesses, both [n, c, h, w].
+    /// Answer: [`Reply::Examined`].
+    Examine { labels: Vec<u32>, rule: VerdictRule, seed: i64 },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ShardRequest {
+    /// One group: a ladder in ascending ε, or a single condition.
+    pub conditions: Vec<Condition>,
+    pub seed: i64,
+    pub rule: VerdictRule,
+    /// Dataset index of the first image.
+    pub first_image: u32,
+    /// One per image.
+    pub labels: Vec<u32>,
+    /// Witnesses are wanted for the first this many images of the payload.
+    pub witness_images: u32,
+}
+
+/// What the child answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    pub nonce: Uuid,
+    #[serde(flatten)]
+    pub reply: Reply,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    Started { platform: Platform },
+    Loaded { profile: NumericProfile },
+    /// The model cannot be evaluated.
+    Rejected { code: String, found: String },
+    Probed { findings: Vec<Finding>, seconds_per_forward: f64 },
+    /// Verdicts reached so far, of images × conditions. Also the sign of life.
+    Progress { verdicts: u32 },
+    /// Payload: the witnesses as float32, in the order of `witnesses`.
+    Done { verdicts: Vec<Vec<Verdict>>, witnesses: Vec<WitnessAt>, findings: Vec<Finding> },
+    /// One per witness: the class seen, and the sizes of the perturbation.
+    Examined { witnesses: Vec<Examination> },
+    /// The request failed; the child may be asked again.
+    Failed { code: String, detail: String },
+}
+
+/// Which verdict a witness proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WitnessAt {
+    /// Index into the shard's conditions.
+    pub condition: u32,
+    /// Dataset index.
+    pub image: u32,
+}
+
+/// What a fresh look at a witness shows.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Examination {
+    pub predicted: u32,
+    pub misclassified: bool,
+    pub l1: f64,
+    pub l2: f64,
+    pub linf: f64,
+    /// Smallest and largest pixel.
+    pub low: f32,
+    pub high: f32,
+}
+
+/// A frame that is not one, or a broken connection.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    #[error("the connection closed")]
+    Closed,
+    #[error("a frame announces {what} of {length} bytes, more than the limit of {limit}")]
+    TooLong { what: &'static str, length: u64, limit: u64 },
+    #[error("a frame's header is not understood: {0}")]
+    Header(#[from] serde_json::Error),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl WireError {
+    fn from_read(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+fn prefix(header: &[u8], payload: usize) -> [u8; 12] {
+    let mut prefix = [0; 12];
+    prefix[..4].copy_from_slice(&(header.len() as u32).to_le_bytes());
+    prefix[4..].copy_from_slice(&(payload as u64).to_le_bytes());
+    prefix
+}
+
+fn lengths(prefix: [u8; 12]) -> Result<(usize, usize), WireError> {
+    let header = u32::from_le_bytes(prefix[..4].try_into().expect("four bytes"));
+    let payload = u64::from_le_bytes(prefix[4..].try_into().expect("eight bytes"));
+    if header > MAX_HEADER {
+        return Err(WireError::TooLong { what: "a header", length: header.into(), limit: MAX_HEADER.into() });
+    }
+    if payload > MAX_PAYLOAD {
+        return Err(WireError::TooLong { what: "a payload", length: payload, limit: MAX_PAYLOAD });
+    }
+    Ok((header as usize, payload as usize))
+}
+
+/// Writes a frame, on the child's side.
+pub fn send(stream: &mut impl Write, header: &impl Serialize, payload: &[u8]) -> Result<(), WireError> {
+    let header = serde_json::to_vec(header)?;
+    stream.write_all(&prefix(&header, payload.len()))?;
+    stream.write_all(&header)?;
+    stream.write_all(payload)?;
+    Ok(stream.flush()?)
+}
+
+/// Reads a frame, on the child's side.
+pub fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> Result<(T, Vec<u8>), WireError> {
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).map_err(WireError::from_read)?;
+    let (header_length, payload_length) = lengths(start)?;
+    let mut header = vec![0; header_length];
+    stream.read_exact(&mut header).map_err(WireError::from_read)?;
+    let mut payload = vec![0; payload_length];
+    stream.read_exact(&mut payload).map_err(WireError::from_read)?;
+    Ok((serde_json::from_slice(&header)?, payload))
+}
+
+/// Writes a frame, on the supervisor's side.
+pub async fn send_async(
+    stream: &mut (impl AsyncWriteExt + Unpin),
+    header: &impl Serialize,
+    payload: &[u8],
+) -> Result<(), WireError> {
+    let header = serde_json::to_vec(header)?;
+    stream.write_all(&prefix(&header, payload.len())).await.map_err(WireError::from_read)?;
+    stream.write_all(&header).await.map_err(WireError::from_read)?;
+    stream.write_all(payload).await.map_err(WireError::from_read)?;
+    stream.flush().await.map_err(WireError::from_read)
+}
+
+/// Reads a frame, on the supervisor's side, where the sender is not trusted: memory grows with the bytes that really
+/// arrive, not with what the prefix announces.
+pub async fn receive_async<T: DeserializeOwned>(
+    stream: &mut (impl AsyncReadExt + Unpin),
+) -> Result<(T, Vec<u8>), WireError> {
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).await.map_err(WireError::from_read)?;
+    let (header_length, payload_length) = lengths(start)?;
+    let header = read_up_to(stream, header_length).await?;
+    let payload = read_up_to(stream, payload_length).await?;
+    Ok((serde_json::from_slice(&header)?, payload))
+}
+
+async fn read_up_to(stream: &mut (impl AsyncReadExt + Unpin), length: usize) -> Result<Vec<u8>, WireError> {
+    let mut bytes = Vec::new();
+    stream.take(length as u64).read_to_end(&mut bytes).await.map_err(WireError::from_read)?;
+    if bytes.len() == length { Ok(bytes) } else { Err(WireError::Closed) }
+}
