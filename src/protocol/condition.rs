@@ -139,8 +139,13 @@ pub enum Keep {
 
 impl Condition {
     /// 64 bits that depend on the resolved parameters and nothing else: the condition's share of every random key.
+    /// The number of restarts is left out, so that restart r draws the same numbers however many follow it.
     pub fn random_key(&self) -> u64 {
-        let text = serde_json::to_string(&self.kind).expect("a condition is plain data");
+        let mut kind = self.kind.clone();
+        if let ConditionKind::Attack(AttackCondition { attack: Attack::Pgd(pgd), .. }) = &mut kind {
+            pgd.restarts = 1;
+        }
+        let text = serde_json::to_string(&kind).expect("a condition is plain data");
         let digest = Sha256::digest(text.as_bytes());
         u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
     }

@@ -1,0 +1,205 @@
+//! Projected gradient descent (Madry et al. 2018) in L∞, L2 and L1.
+
+use tch::{Device, Kind, Tensor};
+
+use super::{Answer, Demand, Search, Start, Status, index};
+use crate::protocol::{Keep, Norm, Pgd, Projection};
+use crate::robustness::threat::{Ball, flat, linf_bounds, per_row};
+
+/// ART's guard against division by zero.
+const ART_TOLERANCE: f64 = 1e-7;
+
+/// PGD trajectories. Each visits steps + 1 points, its start included.
+#[derive(Debug)]
+pub struct PgdSearch {
+    pgd: Pgd,
+    ball: Ball,
+    /// The search ends at the first point it sees misclassified.
+    stops_at_success: bool,
+    /// The last point is evaluated too; not needed where it is the candidate whatever its loss.
+    evaluates_end: bool,
+    clean: Tensor,
+    point: Tensor,
+    /// L∞ only: the lowest and highest admissible images.
+    bounds: Option<(Tensor, Tensor)>,
+    candidate: Tensor,
+    candidate_loss: Tensor,
+    epsilon: Tensor,
+    alpha: Tensor,
+    /// Moves made, per slot.
+    step: Vec<u32>,
+    demands: Vec<Demand>,
+}
+
+impl PgdSearch {
+    /// Empty slots for images of `shape` = [C, H, W]. `stochastic`: one misclassified draw proves nothing.
+    pub fn new(pgd: &Pgd, norm: Norm, stochastic: bool, slots: usize, shape: [i64; 3], device: Device) -> Self {
+        let [channels, height, width] = shape;
+        let images = || Tensor::zeros([slots as i64, channels, height, width], (Kind::Float, device));
+        let numbers = || Tensor::zeros([slots as i64], (Kind::Double, device));
+        Self {
+            ball: Ball { norm, projection: pgd.projection, order: pgd.order },
+            stops_at_success: match pgd.keep {
+                Keep::Best => !stochastic,
+                Keep::Any => true,
+                Keep::Last => false,
+            },
+            evaluates_end: pgd.keep != Keep::Last || (stochastic && pgd.restarts > 1),
+            clean: images(),
+            point: images(),
+            bounds: (norm == Norm::Linf).then(|| (images(), images())),
+            candidate: images(),
+            candidate_loss: numbers(),
+            epsilon: numbers(),
+            alpha: numbers(),
+            step: vec![0; slots],
+            demands: vec![Demand::Nothing; slots],
+            pgd: pgd.clone(),
+        }
+    }
+
+    /// The points one step up the gradient, inside their budgets.
+    fn moved(&self, answer: &Answer) -> Tensor {
+        let alpha = per_row(&self.alpha, &self.point);
+        match &self.bounds {
+            Some((low, high)) => {
+                let step = answer.gradient.sign() * alpha.to_kind(Kind::Float);
+                (&self.point + step).maximum(low).minimum(high)
+            }
+            None => {
+                let direction = self.direction(&answer.gradient.to_kind(Kind::Double), &answer.log_scale);
+                let delta = self.point.to_kind(Kind::Double) - self.clean.to_kind(Kind::Double);
+                self.ball.project(&self.clean, &(delta + direction * alpha), &self.epsilon)
+            }
+        }
+    }
+
+    /// The step of unit length in the norm (L2 and L1), or zero where the gradient is.
+    fn direction(&self, gradient: &Tensor, log_scale: &Tensor) -> Tensor {
+        let length = match self.ball.norm {
+            Norm::L1 => flat(gradient).abs().sum_dim_intlist(1, false, Kind::Double),
+            _ => flat(gradient).square().sum_dim_intlist(1, false, Kind::Double).sqrt(),
+        };
+        let guarded = match self.ball.projection {
+            // ART adds its tolerance to the norm of the true gradient, which is exp(log_scale) times this one.
+            Projection::Radial => length + (-log_scale).exp() * ART_TOLERANCE,
+            Projection::Euclidean => length.clamp_min(f64::MIN_POSITIVE),
+        };
+        gradient / per_row(&guarded, gradient)
+    }
+
+    /// A bool column with `test(slot)` in each row.
+    fn mask(&self, test: impl Fn(usize) -> bool) -> Tensor {
+        let rows: Vec<bool> = (0..self.step.len()).map(test).collect();
+        Tensor::from_slice(&rows).to_device(self.point.device())
+    }
+
+    /// Makes the current points the candidates of the rows in `mask` [S].
+    fn keep(&mut self, mask: &Tensor) {
+        self.candidate = self.point.where_self(&per_row(mask, &self.point), &self.candidate);
+    }
+
+    fn demand(&self, slot: usize) -> Demand {
+        if self.step[slot] < self.pgd.steps { Demand::Gradient } else { Demand::Loss }
+    }
+}
+
+impl Search for PgdSearch {
+    fn load(&mut self, slots: &[usize], images: &Start) {
+        let rows = index(slots, &self.clean);
+        let epsilon = Tensor::from_slice(&images.epsilon).to_device(self.clean.device());
+        let alpha: Vec<f64> = images.epsilon.iter().map(|epsilon| self.pgd.step_size.resolve(*epsilon)).collect();
+        let _ = self.clean.index_copy_(0, &rows, &images.clean);
+        let _ = self.candidate.index_copy_(0, &rows, &images.points);
+        let _ = self.candidate_loss.index_fill_(0, &rows, f64::NEG_INFINITY);
+        let _ = self.alpha.index_copy_(0, &rows, &Tensor::from_slice(&alpha).to_device(self.clean.device()));
+        let _ = self.epsilon.index_copy_(0, &rows, &epsilon);
+        if let Some((low, high)) = &mut self.bounds {
+            let (new_low, new_high) = linf_bounds(&images.clean, &epsilon);
+            let _ = low.index_copy_(0, &rows, &new_low);
+            let _ = high.index_copy_(0, &rows, &new_high);
+        }
+        self.restart(slots, &images.points);
+    }
+
+    fn restart(&mut self, slots: &[usize], points: &Tensor) {
+        let _ = self.point.index_copy_(0, &index(slots, &self.point), points);
+        for slot in slots {
+            self.step[*slot] = 0;
+            self.demands[*slot] = self.demand(*slot);
+        }
+    }
+
+    fn release(&mut self, slot: usize) {
+        self.demands[slot] = Demand::Nothing;
+    }
+
+    fn points(&self) -> &Tensor {
+        &self.point
+    }
+
+    fn demands(&self) -> &[Demand] {
+        &self.demands
+    }
+
+    fn advance(&mut self, answer: &Answer) -> Vec<Status> {
+        let slots = self.step.len();
+        let at_end = |search: &Self, slot: usize| search.step[slot] == search.pgd.steps;
+        let succeeded = if self.stops_at_success {
+            Vec::<bool>::try_from(answer.misclassified.to_device(Device::Cpu)).expect("a bool row")
+        } else {
+            vec![false; slots]
+        };
+
+        match self.pgd.keep {
+            Keep::Best => {
+                let mut better = answer.loss.gt_tensor(&self.candidate_loss);
+                if self.stops_at_success {
+                    better = better.logical_or(&answer.misclassified);
+                }
+                self.candidate_loss = answer.loss.where_self(&better, &self.candidate_loss);
+                self.keep(&better);
+            }
+            Keep::Any => {
+                let settled = self.mask(|slot| succeeded[slot] || at_end(self, slot));
+                self.keep(&settled);
+            }
+            Keep::Last if self.evaluates_end => {
+                let end = self.mask(|slot| at_end(self, slot));
+                let better = end.logical_and(&answer.loss.gt_tensor(&self.candidate_loss));
+                self.candidate_loss = answer.loss.where_self(&better, &self.candidate_loss);
+                self.keep(&better);
+            }
+            Keep::Last => {}
+        }
+
+        // Every row moves, also those that are done: their candidates are settled and the shape stays the same.
+        self.point = self.moved(answer);
+        let status = (0..slots)
+            .map(|slot| {
+                let was_last = at_end(self, slot);
+                self.step[slot] += 1;
+                let done = succeeded[slot] || was_last || (!self.evaluates_end && at_end(self, slot));
+                match self.demands[slot] {
+                    Demand::Nothing => Status::Searching,
+                    _ if done => Status::Finished { success: succeeded[slot] },
+                    _ => {
+                        self.demands[slot] = self.demand(slot);
+                        Status::Searching
+                    }
+                }
+            })
+            .collect();
+        if !self.evaluates_end {
+            let arrived = (0..slots).any(|slot| at_end(self, slot));
+            if arrived {
+                self.keep(&self.mask(|slot| at_end(self, slot)));
+            }
+        }
+        status
+    }
+
+    fn candidates(&self, slots: &[usize]) -> Tensor {
+        self.candidate.index_select(0, &index(slots, &self.candidate))
+    }
+}

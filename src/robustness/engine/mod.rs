@@ -1,0 +1,174 @@
+//! The engine: drives attacks over images and writes verdicts.
+//!
+//! A batch of fixed shape holds slots; an image that is broken, or done, leaves its slot to the next at once, so images at
+//! different steps, restarts and budgets share every pass. A candidate that the search hands over is examined by a
+//! separate, fresh forward pass, and nothing but that examination can write "not robust".
+
+mod driver;
+mod judge;
+mod kernel;
+
+pub use kernel::Kernel;
+
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::model::{Classifier, ModelError, is_out_of_memory};
+use crate::protocol::{Condition, ConditionKind, Verdict, VerdictRule};
+use driver::Driver;
+
+/// Images as a dataset stores them.
+#[derive(Debug, Clone, Default)]
+pub struct Images {
+    /// Index of each image in its dataset.
+    pub indices: Vec<u32>,
+    /// uint8 pixels, n × C × H × W.
+    pub pixels: Vec<u8>,
+    pub labels: Vec<u32>,
+}
+
+/// What to evaluate.
+pub struct Run<'a> {
+    pub model: &'a dyn Classifier,
+    pub images: &'a Images,
+    /// Conditions in any number and mix; consecutive attacks that differ only in a rising ε form a ladder, where they
+    /// and the model allow it.
+    pub conditions: &'a [&'a Condition],
+    pub seed: u64,
+    /// How verdicts on a stochastic model are drawn.
+    pub rule: VerdictRule,
+    /// Images in every kernel launch, at least 1.
+    pub batch: u32,
+    /// Whether to hand back the witness of an image, by its index in the dataset.
+    pub wants_witness: &'a dyn Fn(u32) -> bool,
+}
+
+/// One image under one condition.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Position in [`Run::conditions`].
+    pub condition: usize,
+    pub verdict: Verdict,
+    /// The image that proves "not robust", C × H × W, where it was asked for.
+    pub witness: Option<Arc<[f32]>>,
+    pub notes: Notes,
+}
+
+/// Odd things seen while attacking one image under one condition.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notes {
+    /// Steps whose gradient had a NaN, which counted as 0.
+    pub nan_gradients: u32,
+    /// Steps whose gradient was zero in every pixel, so that the search could not move.
+    pub zero_gradients: u32,
+    /// Examples that the search took for a success and that the examination did not confirm.
+    pub unconfirmed: u32,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Verdicts written.
+    pub done: usize,
+    /// Verdicts to write: images × conditions.
+    pub total: usize,
+    /// Passes of single images so far.
+    pub forwards: u64,
+    pub backwards: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The observer said stop.
+    #[error("stopped on request")]
+    Stopped,
+    #[error("{0}")]
+    Input(String),
+    #[error("out of memory; a smaller batch needs less: {0}")]
+    OutOfMemory(String),
+    #[error("libtorch: {0}")]
+    Libtorch(String),
+}
+
+/// Evaluates every image under every condition. Outcomes come ordered by condition, then as the images.
+///
+/// For a deterministic model each outcome depends on its image, its condition, the seed and the batch shape alone: not
+/// on the other images, their order, or how conditions are grouped into runs (but a ladder's rung may be won at a
+/// smaller ε of the same run). `observer` is called after every pass.
+pub fn evaluate(run: &Run, observer: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<Vec<Outcome>, EngineError> {
+    check(run)?;
+    let mut progress =
+        Progress { done: 0, total: run.conditions.len() * run.images.indices.len(), forwards: 0, backwards: 0 };
+    let mut outcomes = Vec::with_capacity(progress.total);
+    for group in ladders(run) {
+        let first = outcomes.len();
+        let found = guarded(|| Driver::new(run, group.clone(), &mut progress, observer)?.drive())?;
+        outcomes.extend(found);
+        debug_assert_eq!(outcomes.len() - first, group.len() * run.images.indices.len());
+    }
+    Ok(outcomes)
+}
+
+fn check(run: &Run) -> Result<(), EngineError> {
+    let Images { indices, pixels, labels } = run.images;
+    let spec = run.model.spec();
+    let pixels_each: usize = spec.input.iter().map(|side| *side as usize).product();
+    let fail = |problem: String| Err(EngineError::Input(problem));
+    if run.batch == 0 {
+        return fail("batch must be at least 1".into());
+    }
+    if labels.len() != indices.len() || pixels.len() != indices.len() * pixels_each {
+        return fail(format!(
+            "{} images need as many labels (have {}) and {pixels_each} pixels each (have {} in all)",
+            indices.len(),
+            labels.len(),
+            pixels.len()
+        ));
+    }
+    if let Some((index, label)) = indices.iter().zip(labels).find(|(_, label)| **label >= spec.classes) {
+        return fail(format!("image {index} has label {label}, but the model has {} classes", spec.classes));
+    }
+    Ok(())
+}
+
+/// Splits the conditions into groups that one driver handles: ladders of rising ε, else single conditions.
+fn ladders(run: &Run) -> Vec<std::ops::Range<usize>> {
+    let mut groups: Vec<std::ops::Range<usize>> = Vec::new();
+    for position in 0..run.conditions.len() {
+        match groups.last_mut() {
+            Some(group) if continues(run, run.conditions[position - 1], run.conditions[position]) => {
+                group.end = position + 1;
+            }
+            _ => groups.push(position..position + 1),
+        }
+    }
+    groups
+}
+
+fn continues(run: &Run, below: &Condition, above: &Condition) -> bool {
+    match (&below.kind, &above.kind) {
+        (ConditionKind::Attack(below), ConditionKind::Attack(above)) => {
+            !run.model.spec().stochastic
+                && !below.independent
+                && !above.independent
+                && below.threat.norm == above.threat.norm
+                && below.threat.epsilon <= above.threat.epsilon
+                && below.attack == above.attack
+        }
+        _ => false,
+    }
+}
+
+/// tch panics where libtorch throws, and the mathematics reads better for it; here such a panic becomes an error again.
+fn guarded<T>(body: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| match payload.downcast_ref::<String>() {
+        Some(text) if is_out_of_memory(text) => Err(EngineError::OutOfMemory(text.clone())),
+        Some(text) if text.contains("Torch(") => Err(EngineError::Libtorch(text.clone())),
+        _ => resume_unwind(payload),
+    })
+}

@@ -1,0 +1,65 @@
+//! What attacks ascend: losses of logits, with gradients that survive saturation.
+
+use tch::{Kind, Tensor};
+
+use crate::protocol::Loss;
+
+/// A loss and its gradient with respect to logits, row by row.
+///
+/// The gradient is `exp(log_scale) · cotangent`. Cross-entropy's gradient vanishes with the probability of being wrong,
+/// and in float32 it is exactly zero for a confident model long before its direction has become meaningless; keeping the
+/// vanishing factor apart, in the log domain, keeps the direction exact however confident the model.
+#[derive(Debug)]
+pub struct Ascent {
+    /// float64 [n]
+    pub loss: Tensor,
+    /// float32 [n, K]
+    pub cotangent: Tensor,
+    /// float64 [n], at most 0
+    pub log_scale: Tensor,
+}
+
+/// `logits` float32 [n, K]; `labels` and, for a targeted loss, `targets` int64 [n].
+pub fn ascend(loss: Loss, logits: &Tensor, labels: &Tensor, targets: Option<&Tensor>) -> Ascent {
+    let logits = logits.detach().to_kind(Kind::Double);
+    let classes = logits.size()[1];
+    let one_hot = |class: &Tensor| class.one_hot(classes).to_kind(Kind::Double);
+    let at = |class: &Tensor| logits.gather(1, &class.unsqueeze(1), false).squeeze_dim(1);
+    let without = |class: &Tensor| logits.masked_fill(&one_hot(class).to_kind(Kind::Bool), f64::NEG_INFINITY);
+    match (loss, targets) {
+        (Loss::CrossEntropy, None) => {
+            // −log p_y = softplus(a) and its gradient is σ(a)·(softmax over the wrong classes − e_y),
+            // a = log-sum-exp of the wrong logits − z_y.
+            let wrong = without(labels);
+            let advantage = wrong.logsumexp(1, false) - at(labels);
+            Ascent {
+                loss: softplus(&advantage),
+                cotangent: (wrong.softmax(1, Kind::Double) - one_hot(labels)).to_kind(Kind::Float),
+                log_scale: -softplus(&-&advantage),
+            }
+        }
+        (Loss::CrossEntropy, Some(target)) => {
+            let others = without(target);
+            let deficit = others.logsumexp(1, false) - at(target);
+            Ascent {
+                loss: -softplus(&deficit),
+                cotangent: (one_hot(target) - others.softmax(1, Kind::Double)).to_kind(Kind::Float),
+                log_scale: -softplus(&-&deficit),
+            }
+        }
+        (Loss::Margin, target) => {
+            let rival = target.map_or_else(|| without(labels).argmax(1, false), Tensor::shallow_clone);
+            let margin = at(&rival) - at(labels);
+            Ascent {
+                log_scale: margin.zeros_like(),
+                loss: margin,
+                cotangent: (one_hot(&rival) - one_hot(labels)).to_kind(Kind::Float),
+            }
+        }
+    }
+}
+
+/// log(1 + eˣ), accurate at both ends.
+fn softplus(x: &Tensor) -> Tensor {
+    x.clamp_min(0.0) + (-x.abs()).exp().log1p()
+}

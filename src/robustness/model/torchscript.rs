@@ -1,0 +1,101 @@
+//! Models uploaded as TorchScript archives.
+
+use std::path::Path;
+
+use tch::{CModule, Device, TchError, Tensor};
+
+use super::{Classifier, ModelError, Normaliser, checked_logits};
+use crate::protocol::ModelSpec;
+
+/// How image tensors and four-dimensional weights lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MemoryFormat {
+    #[default]
+    ChannelsFirst,
+    /// Often faster for convolutions; the same numbers up to rounding.
+    ChannelsLast,
+}
+
+impl MemoryFormat {
+    /// The spelling in numeric profiles.
+    pub fn name(self) -> &'static str {
+        match self {
+            MemoryFormat::ChannelsFirst => "channels_first",
+            MemoryFormat::ChannelsLast => "channels_last",
+        }
+    }
+
+    /// `tensor` [a, b, c, d] with the same values, laid out in this format.
+    fn lay_out(self, tensor: &Tensor) -> Tensor {
+        match self {
+            MemoryFormat::ChannelsFirst => tensor.contiguous(),
+            MemoryFormat::ChannelsLast => tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]),
+        }
+    }
+}
+
+/// A TorchScript module in evaluation mode, its parameters frozen.
+#[derive(Debug)]
+pub struct TorchScript {
+    module: CModule,
+    spec: ModelSpec,
+    device: Device,
+    normaliser: Normaliser,
+    format: MemoryFormat,
+}
+
+impl TorchScript {
+    pub fn load(path: &Path, spec: ModelSpec, device: Device, format: MemoryFormat) -> Result<Self, ModelError> {
+        Self::prepare(CModule::load_on_device(path, device), spec, device, format)
+    }
+
+    pub fn load_bytes(
+        mut bytes: &[u8],
+        spec: ModelSpec,
+        device: Device,
+        format: MemoryFormat,
+    ) -> Result<Self, ModelError> {
+        Self::prepare(CModule::load_data_on_device(&mut bytes, device), spec, device, format)
+    }
+
+    /// Wraps a module made in this process, for example by tracing.
+    pub fn from_module(module: CModule, spec: ModelSpec, device: Device) -> Result<Self, ModelError> {
+        Self::prepare(Ok(module), spec, device, MemoryFormat::ChannelsFirst)
+    }
+
+    fn prepare(
+        loaded: Result<CModule, TchError>,
+        spec: ModelSpec,
+        device: Device,
+        format: MemoryFormat,
+    ) -> Result<Self, ModelError> {
+        let does_not_load = |error| ModelError::sort(&error, ModelError::DoesNotLoad);
+        let mut module = loaded.map_err(does_not_load)?;
+        module.f_set_eval().map_err(does_not_load)?;
+        for (_, mut parameter) in module.named_parameters().map_err(does_not_load)? {
+            let _ = parameter.set_requires_grad(false);
+            if parameter.dim() == 4 && format == MemoryFormat::ChannelsLast {
+                parameter.set_data(&format.lay_out(&parameter));
+            }
+        }
+        let normaliser = Normaliser::new(spec.preprocessing.as_ref(), device);
+        Ok(Self { module, spec, device, normaliser, format })
+    }
+}
+
+impl Classifier for TorchScript {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn device(&self) -> Device {
+        self.device
+    }
+
+    fn logits(&self, images: &Tensor) -> Result<Tensor, ModelError> {
+        let input = self.format.lay_out(&self.normaliser.apply(images));
+        let output =
+            self.module.forward_ts(&[input]).map_err(|error| ModelError::sort(&error, ModelError::ForwardFails))?;
+        checked_logits(output, images.size()[0], self.spec.classes)
+    }
+}

@@ -1,0 +1,89 @@
+//! Projections on balls and on their intersection with the pixel box.
+
+use tch::{Kind, Tensor};
+
+use super::{clip, flat, per_row, toward_clean};
+use crate::protocol::{ClipOrder, Norm, Projection};
+
+/// ART's guard against division by zero.
+const ART_TOLERANCE: f64 = 1e-7;
+
+/// How a perturbation is brought back inside its budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ball {
+    pub norm: Norm,
+    pub projection: Projection,
+    pub order: ClipOrder,
+}
+
+impl Ball {
+    /// The admissible image for a step that ended at `clean + delta`, which may be outside ball and box.
+    /// `clean` float32 [n, …] in [0,1]; `delta` float64 [n, …], finite; `epsilon` float64 [n].
+    pub fn project(&self, clean: &Tensor, delta: &Tensor, epsilon: &Tensor) -> Tensor {
+        let epsilon = per_row(epsilon, clean);
+        if (self.norm, self.projection) == (Norm::L1, Projection::Euclidean) {
+            return toward_clean(clean, &l1_ball_and_box(clean, delta, &epsilon));
+        }
+        let delta = match self.order {
+            ClipOrder::ProjectThenClip => clip(clean, &self.onto_ball(delta, &epsilon)),
+            // The ball's projections only shrink, so the box still holds afterwards.
+            ClipOrder::ClipThenProject => self.onto_ball(&clip(clean, delta), &epsilon),
+        };
+        toward_clean(clean, &delta)
+    }
+
+    fn onto_ball(&self, delta: &Tensor, epsilon: &Tensor) -> Tensor {
+        let length = match self.norm {
+            Norm::Linf => return delta.minimum(epsilon).maximum(&-epsilon),
+            Norm::L2 => flat(delta).square().sum_dim_intlist(1, false, Kind::Double).sqrt(),
+            Norm::L1 => flat(delta).abs().sum_dim_intlist(1, false, Kind::Double),
+        };
+        let length = per_row(&length, delta);
+        let scale = match self.projection {
+            Projection::Euclidean => epsilon / length.clamp_min(f64::MIN_POSITIVE),
+            Projection::Radial => epsilon / (length + ART_TOLERANCE),
+        };
+        delta * scale.clamp_max(1.0)
+    }
+}
+
+/// The lowest and highest admissible float32 image under L∞: within `epsilon` [n] of `clean`, in [0,1], each bound
+/// rounded toward `clean`. (Plain `clean ± epsilon` in float32 overshoots by up to 1e-5 of a small ε.)
+pub fn linf_bounds(clean: &Tensor, epsilon: &Tensor) -> (Tensor, Tensor) {
+    let reach = per_row(epsilon, clean).expand_as(clean);
+    let bound = |delta: &Tensor| toward_clean(clean, &clip(clean, delta));
+    (bound(&-&reach), bound(&reach))
+}
+
+/// The Euclidean projection on {δ : ‖δ‖₁ ≤ ε, clean + δ ∈ [0,1]}.
+///
+/// δᵢ = sign(dᵢ)·min(max(|dᵢ| − λ, 0), bᵢ), where bᵢ is the room to the box in the direction of dᵢ and λ ≥ 0 is the
+/// root of Σ|δᵢ(λ)| = ε, or 0 where that sum is already below ε (Croce and Hein 2021, "Mind the box"). The sum is
+/// piecewise linear and decreasing in λ with breakpoints max(|dᵢ| − bᵢ, 0) and |dᵢ|; they are sorted, the sum follows at
+/// each from the slopes before it, and the root lies on the piece that crosses ε.
+fn l1_ball_and_box(clean: &Tensor, delta: &Tensor, epsilon: &Tensor) -> Tensor {
+    let wide = clean.to_kind(Kind::Double);
+    let ceiling: Tensor = 1.0 - &wide;
+    let room = ceiling.where_self(&delta.gt(0.0), &wide);
+    let upper = flat(&delta.abs());
+    let lower = (&upper - flat(&room)).clamp_min(0.0);
+    let epsilon = epsilon.view([-1, 1]);
+    let size = |lambda: &Tensor| (&upper - lambda).clamp_min(0.0).minimum(&(&upper - &lower));
+
+    let (points, order) = Tensor::cat(&[&lower, &upper], 1).sort(1, false);
+    let dimension = upper.size()[1];
+    // Passing a `lower` makes one more coordinate shrink, passing an `upper` one fewer.
+    let slope = (order.lt(dimension).to_kind(Kind::Double) * 2.0 - 1.0).cumsum(1, Kind::Double);
+    let last = 2 * dimension - 1;
+    let drops = slope.narrow(1, 0, last) * (points.narrow(1, 1, last) - points.narrow(1, 0, last));
+    let total = (&upper - &lower).sum_dim_intlist(1, true, Kind::Double);
+    let sums = &total - drops.cumsum(1, Kind::Double);
+    // sums[k] belongs to points[k + 1]; the crossing piece ends at the first sum not above ε.
+    let crossing = sums.gt_tensor(&epsilon).sum_dim_intlist(1, true, Kind::Int64).clamp_max(last - 1);
+    let end = points.gather(1, &(&crossing + 1), false);
+    let missing = (&epsilon - sums.gather(1, &crossing, false)).clamp_min(0.0);
+    let root = end - missing / slope.gather(1, &crossing, false).clamp_min(1.0);
+    let lambda = root.clamp_min(0.0) * total.gt_tensor(&epsilon).to_kind(Kind::Double);
+
+    size(&lambda).view_as(delta) * delta.sign()
+}
