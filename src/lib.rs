@@ -10,6 +10,7 @@
 //! | [`queue`] | claim, heartbeat, commit, reap |
 //! | [`store`] | SQL queries and artifacts |
 //! | [`postgres`] | the embedded database cluster |
+//! | [`wire`] | the frames that worker and evaluator exchange |
 //! | [`evaluator`] | runs one shard (needs libtorch) |
 //! | [`robustness`] | the science (needs libtorch) |
 //! | [`dataset`] | importers and storage layout |
@@ -27,4 +28,5 @@ pub mod queue;
 #[cfg(feature = "evaluator")]
 pub mod robustness;
 pub mod store;
+pub mod wire;
 pub mod worker;

@@ -46,7 +46,7 @@ pub struct NumericProfile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MemoryFormat {
-    Contiguous,
+    ChannelsFirst,
     ChannelsLast,
 }
 

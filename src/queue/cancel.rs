@@ -30,10 +30,12 @@ pub async fn cancel(pool: &PgPool, id: Uuid) -> Result<Cancellation, sqlx::Error
         }
         Some(_) => {}
     }
-    sqlx::query("update evaluations set state = 'cancelling', cancel_requested_at = now(), version = version + 1 where id = $1")
-        .bind(id)
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query(
+        "update evaluations set state = 'cancelling', cancel_requested_at = now(), version = version + 1 where id = $1",
+    )
+    .bind(id)
+    .execute(&mut *tx)
+    .await?;
     sqlx::query("update shards set state = 'cancelled' where evaluation_id = $1 and state = 'queued'")
         .bind(id)
         .execute(&mut *tx)

@@ -39,10 +39,11 @@ pub async fn claim_check(pool: &PgPool, lease: Duration) -> Result<Option<CheckL
     .await?;
     let Some(id) = id else { return Ok(None) };
     let model = models::get_even_deleted(pool, id).await?.ok_or(sqlx::Error::RowNotFound)?;
-    let dataset = sqlx::query_scalar("select dataset_hash from evaluations where model_id = $1 order by created_at limit 1")
-        .bind(id)
-        .fetch_optional(pool)
-        .await?;
+    let dataset =
+        sqlx::query_scalar("select dataset_hash from evaluations where model_id = $1 order by created_at limit 1")
+            .bind(id)
+            .fetch_optional(pool)
+            .await?;
     Ok(Some(CheckLease { model, dataset, token }))
 }
 

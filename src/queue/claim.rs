@@ -68,7 +68,12 @@ struct Row {
 }
 
 /// Leases the next shard for a worker, or `None` when nothing is runnable on its platform.
-pub async fn claim(pool: &PgPool, worker: Uuid, platform: &Platform, lease: Duration) -> Result<Option<Claimed>, sqlx::Error> {
+pub async fn claim(
+    pool: &PgPool,
+    worker: Uuid,
+    platform: &Platform,
+    lease: Duration,
+) -> Result<Option<Claimed>, sqlx::Error> {
     let token = Uuid::new_v4();
     let row: Option<Row> = sqlx::query_as(CLAIM)
         .bind(Json(platform))

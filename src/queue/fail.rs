@@ -79,7 +79,8 @@ pub(super) async fn fail_shard(
     .bind(Json(json!({"code": code, "detail": detail, "attempt": attempts})))
     .execute(&mut *tx)
     .await?;
-    let ordinal: i32 = sqlx::query_scalar("select ordinal from shards where id = $1").bind(shard).fetch_one(&mut *tx).await?;
+    let ordinal: i32 =
+        sqlx::query_scalar("select ordinal from shards where id = $1").bind(shard).fetch_one(&mut *tx).await?;
     let detail = format!("shard {ordinal} failed at attempt {attempts}: {detail}");
     sqlx::query(
         "update evaluations set state = 'failed', outcome = $2, finished_at = now(), version = version + 1

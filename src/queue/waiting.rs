@@ -40,7 +40,8 @@ pub async fn waiting(pool: &PgPool, evaluation: &Evaluation) -> Result<Option<Wa
     let say = |code: &str, sentence: String| Ok(Some(Waiting { code: code.into(), sentence, position }));
     let profile = evaluation.profile.as_deref();
     if workers::live(pool, profile).await? == 0 {
-        let like = profile.map_or(String::new(), |p| format!(" with {} ({})", p.platform.hardware, p.platform.libtorch));
+        let like =
+            profile.map_or(String::new(), |p| format!(" with {} ({})", p.platform.hardware, p.platform.libtorch));
         return say("no_worker", format!("no worker{like} is connected: start one with `gauntlet worker`"));
     }
     let model = models::get_even_deleted(pool, evaluation.model_id).await?;

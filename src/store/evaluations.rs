@@ -208,11 +208,12 @@ pub async fn list(
 
 /// Cuts the shards of every evaluation that waited for this model. Call in the transaction that makes it ready.
 pub async fn plan_waiting(tx: &mut PgConnection, model: &Model) -> Result<(), sqlx::Error> {
-    let waiting: Vec<Uuid> =
-        sqlx::query_scalar("select id from evaluations where model_id = $1 and not planned and state = 'queued' for update")
-            .bind(model.id)
-            .fetch_all(&mut *tx)
-            .await?;
+    let waiting: Vec<Uuid> = sqlx::query_scalar(
+        "select id from evaluations where model_id = $1 and not planned and state = 'queued' for update",
+    )
+    .bind(model.id)
+    .fetch_all(&mut *tx)
+    .await?;
     for id in waiting {
         plan_one(tx, id, model).await?;
     }

@@ -195,7 +195,8 @@ pub fn to_safetensors(sets: &[WitnessSet]) -> Result<Vec<u8>, SafeTensorError> {
             ]
         })
         .collect();
-    let views = buffers.iter().map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)));
+    let views =
+        buffers.iter().map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)));
     serialize(views.collect::<Result<Vec<_>, SafeTensorError>>()?, None)
 }
 
@@ -204,7 +205,9 @@ pub fn from_safetensors(bytes: &[u8]) -> Result<Vec<WitnessSet>, SafeTensorError
     let file = SafeTensors::deserialize(bytes)?;
     let mut sets = Vec::new();
     for (name, view) in file.tensors() {
-        let Some((condition, seed)) = name.strip_suffix("/witness").and_then(|n| n.rsplit_once("/seed-")) else { continue };
+        let Some((condition, seed)) = name.strip_suffix("/witness").and_then(|n| n.rsplit_once("/seed-")) else {
+            continue;
+        };
         let (Ok(seed), &[_, c, h, w]) = (seed.parse(), view.shape()) else {
             return Err(SafeTensorError::InvalidHeaderDeserialization(serde::de::Error::custom(name)));
         };

@@ -94,18 +94,16 @@ pub async fn get_even_deleted(pool: &PgPool, id: Uuid) -> Result<Option<Model>, 
 }
 
 /// Newest first, after the cursor `(created_at, id)`.
-pub async fn list(
-    pool: &PgPool,
-    after: Option<(DateTime<Utc>, Uuid)>,
-    limit: i64,
-) -> Result<Vec<Model>, sqlx::Error> {
+pub async fn list(pool: &PgPool, after: Option<(DateTime<Utc>, Uuid)>, limit: i64) -> Result<Vec<Model>, sqlx::Error> {
     let (time, id) = after.unzip();
-    sqlx::query_as(select("($1::timestamptz is null or (created_at, id) < ($1, $2)) order by created_at desc, id desc limit $3"))
-        .bind(time)
-        .bind(id)
-        .bind(limit)
-        .fetch_all(pool)
-        .await
+    sqlx::query_as(select(
+        "($1::timestamptz is null or (created_at, id) < ($1, $2)) order by created_at desc, id desc limit $3",
+    ))
+    .bind(time)
+    .bind(id)
+    .bind(limit)
+    .fetch_all(pool)
+    .await
 }
 
 /// What came of a deletion.
@@ -115,7 +113,10 @@ pub enum Deletion {
     /// Evaluations that still need the model.
     InUse(i64),
     /// Deleted; the artifact of this hash may go if the flag says that nobody else has it.
-    Done { sha256: String, unreferenced: bool },
+    Done {
+        sha256: String,
+        unreferenced: bool,
+    },
 }
 
 /// Deletes a model that no unfinished evaluation needs. Its results stay.
@@ -136,7 +137,10 @@ pub async fn delete(pool: &PgPool, id: Uuid) -> Result<Deletion, sqlx::Error> {
     if open > 0 {
         return Ok(Deletion::InUse(open));
     }
-    sqlx::query("update models set deleted_at = now(), version = version + 1 where id = $1").bind(id).execute(&mut *tx).await?;
+    sqlx::query("update models set deleted_at = now(), version = version + 1 where id = $1")
+        .bind(id)
+        .execute(&mut *tx)
+        .await?;
     let others: i64 = sqlx::query_scalar("select count(*) from models where sha256 = $1 and deleted_at is null")
         .bind(&sha256)
         .fetch_one(&mut *tx)
@@ -147,8 +151,10 @@ pub async fn delete(pool: &PgPool, id: Uuid) -> Result<Deletion, sqlx::Error> {
 
 /// Locks a model row so that its state cannot change before the transaction ends.
 pub async fn lock(tx: &mut PgConnection, id: Uuid) -> Result<Option<Model>, sqlx::Error> {
-    sqlx::query_as(sqlx::AssertSqlSafe(format!("select {COLUMNS} from models where deleted_at is null and id = $1 for share")))
-        .bind(id)
-        .fetch_optional(tx)
-        .await
+    sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select {COLUMNS} from models where deleted_at is null and id = $1 for share"
+    )))
+    .bind(id)
+    .fetch_optional(tx)
+    .await
 }

@@ -19,7 +19,9 @@ pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::migrate::MigrateError> {
 /// Whether every migration of this binary has been applied.
 pub async fn is_migrated(pool: &PgPool) -> Result<bool, sqlx::Error> {
     let newest = MIGRATIONS.iter().map(|m| m.version).max().unwrap_or(0);
-    let applied: Option<bool> =
-        sqlx::query_scalar("select success from _sqlx_migrations where version = $1").bind(newest).fetch_optional(pool).await?;
+    let applied: Option<bool> = sqlx::query_scalar("select success from _sqlx_migrations where version = $1")
+        .bind(newest)
+        .fetch_optional(pool)
+        .await?;
     Ok(applied == Some(true))
 }

@@ -32,7 +32,11 @@ pub async fn register(pool: &PgPool, worker: &NewWorker<'_>) -> Result<(), sqlx:
 }
 
 pub async fn seen(pool: &PgPool, id: Uuid, draining: bool) -> Result<(), sqlx::Error> {
-    sqlx::query("update workers set seen_at = now(), draining = $2 where id = $1").bind(id).bind(draining).execute(pool).await?;
+    sqlx::query("update workers set seen_at = now(), draining = $2 where id = $1")
+        .bind(id)
+        .bind(draining)
+        .execute(pool)
+        .await?;
     Ok(())
 }
 

@@ -15,11 +15,9 @@ use tokio::net::UnixStream;
 use uuid::Uuid;
 
 use super::ChildError;
-use super::wire::{self, Answer, Call, Reply, Request, WireError};
 use crate::protocol::{Device, ModelSpec, NumericProfile, Platform};
+use crate::wire::{self, Answer, BatchWish, Call, Reply, Request, SOCKET_FD, WireError};
 
-/// The descriptor the child finds its socket on.
-pub const SOCKET_FD: RawFd = 3;
 /// Last bytes of the child's output that are kept for its obituary.
 const LOG_TAIL: usize = 4096;
 /// Variables the child needs to find its libraries and its GPU; it inherits no others.
@@ -86,10 +84,10 @@ impl Child {
         model: &Path,
         spec: &ModelSpec,
         profile: Option<&NumericProfile>,
-        batch_limit: Option<u32>,
+        batch: BatchWish,
     ) -> Result<NumericProfile, ChildError> {
         let path = model.to_string_lossy().into_owned();
-        let request = Request::Load { path, spec: spec.clone(), profile: profile.cloned(), batch_limit };
+        let request = Request::Load { path, spec: spec.clone(), profile: profile.cloned(), batch };
         match self.ask(request, &[], |_| {}).await? {
             (Reply::Loaded { profile }, _) => Ok(profile),
             (other, _) => Err(unexpected(&other)),

@@ -2,7 +2,7 @@
 
 use crate::queue::Failure;
 
-use super::wire::WireError;
+use crate::wire::WireError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ChildError {

@@ -1,14 +1,16 @@
 //! The worker: leases shards and has a child process run them.
 //!
 //! The supervisor here holds the database password and never touches a model; the child holds the model and nothing
-//! else. They speak over a socketpair in frames that [`wire`] defines.
+//! else. They speak over a socketpair in frames that [`crate::wire`] defines.
 
+pub mod check;
 pub mod child;
 mod failure;
+mod job;
 mod lease_loop;
-mod validate;
-pub mod wire;
+pub mod metrics;
+pub mod validate;
 
 pub use child::{Child, ChildOptions};
 pub use failure::ChildError;
-pub use lease_loop::{Worker, WorkerOptions};
+pub use lease_loop::{Shutdown, Worker, WorkerOptions};

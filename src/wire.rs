@@ -12,6 +12,8 @@ use uuid::Uuid;
 
 use crate::protocol::{Condition, Device, Finding, ModelSpec, NumericProfile, Platform, Verdict, VerdictRule};
 
+/// The descriptor the child finds its socket on.
+pub const SOCKET_FD: std::os::fd::RawFd = 3;
 /// Longest JSON header: the verdicts of the largest shard fit several times.
 pub const MAX_HEADER: u32 = 64 << 20;
 /// Longest payload: the pixels of the largest shard, or its witnesses as float32 for every condition.
@@ -37,8 +39,8 @@ pub enum Request {
         spec: ModelSpec,
         /// The profile that earlier shards fixed; must be honoured exactly.
         profile: Option<NumericProfile>,
-        /// Upper bound on the batch of a new profile.
-        batch_limit: Option<u32>,
+        /// What a new profile's batch should be.
+        batch: BatchWish,
     },
     /// Look for what a reader must know. Payload: uint8 images of the model's shape.
     /// Answer: [`Reply::Probed`] or [`Reply::Rejected`].
@@ -48,6 +50,16 @@ pub enum Request {
     /// Examine witnesses. Payload: uint8 clean images, then float32 witnesses, both [n, c, h, w].
     /// Answer: [`Reply::Examined`].
     Examine { labels: Vec<u32>, rule: VerdictRule, seed: i64 },
+}
+
+/// How many images a new profile may put into a kernel launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchWish {
+    /// Whatever suits model and device.
+    Free,
+    AtMost(u32),
+    Exactly(u32),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,19 +87,40 @@ pub struct Answer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
-    Started { platform: Platform },
-    Loaded { profile: NumericProfile },
+    Started {
+        platform: Platform,
+    },
+    Loaded {
+        profile: NumericProfile,
+    },
     /// The model cannot be evaluated.
-    Rejected { code: String, found: String },
-    Probed { findings: Vec<Finding>, seconds_per_forward: f64 },
+    Rejected {
+        code: String,
+        found: String,
+    },
+    Probed {
+        findings: Vec<Finding>,
+        seconds_per_forward: f64,
+    },
     /// Verdicts reached so far, of images × conditions. Also the sign of life.
-    Progress { verdicts: u32 },
+    Progress {
+        verdicts: u32,
+    },
     /// Payload: the witnesses as float32, in the order of `witnesses`.
-    Done { verdicts: Vec<Vec<Verdict>>, witnesses: Vec<WitnessAt>, findings: Vec<Finding> },
+    Done {
+        verdicts: Vec<Vec<Verdict>>,
+        witnesses: Vec<WitnessAt>,
+        findings: Vec<Finding>,
+    },
     /// One per witness: the class seen, and the sizes of the perturbation.
-    Examined { witnesses: Vec<Examination> },
+    Examined {
+        witnesses: Vec<Examination>,
+    },
     /// The request failed; the child may be asked again.
-    Failed { code: String, detail: String },
+    Failed {
+        code: String,
+        detail: String,
+    },
 }
 
 /// Which verdict a witness proves.

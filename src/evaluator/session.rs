@@ -1,0 +1,226 @@
+//! The child's state between requests: libtorch, then a model, then shards of it.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tch::{Device as TchDevice, Kind, Tensor};
+
+use super::{Line, examine, findings, settle};
+use crate::protocol::{Condition, Format, MemoryFormat, ModelSpec, NumericProfile, Platform, Verdict};
+use crate::robustness::engine::{self, EngineError, Images, Kernel, Run};
+use crate::robustness::model::{self, Classifier, ModelError, Rejection, TorchScript};
+use crate::robustness::runtime::{self, Runtime};
+use crate::wire::{BatchWish, Reply, Request, ShardRequest, WitnessAt};
+
+/// Progress frames are at least this far apart.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+pub struct Session {
+    started: Option<Started>,
+    loaded: Option<Loaded>,
+}
+
+struct Started {
+    runtime: &'static Runtime,
+    platform: Platform,
+    device: TchDevice,
+}
+
+struct Loaded {
+    model: TorchScript,
+    profile: NumericProfile,
+}
+
+/// An answer and its payload.
+type Answered = (Reply, Vec<u8>);
+
+fn failed(code: &str, detail: impl Into<String>) -> Reply {
+    Reply::Failed { code: code.into(), detail: detail.into() }
+}
+
+impl Session {
+    pub fn new() -> Self {
+        Self { started: None, loaded: None }
+    }
+
+    pub fn answer(&mut self, request: Request, payload: Vec<u8>, line: &mut Line) -> Answered {
+        let answer = match request {
+            Request::Start { device, threads } => self.start(device, threads).map(bare),
+            Request::Load { path, spec, profile, batch } => self.load(&path, spec, profile, batch).map(bare),
+            Request::Probe => self.probe(&payload).map(bare),
+            Request::Shard(shard) => self.shard(shard, payload, line),
+            Request::Examine { labels, rule, seed } => self.examine(&payload, &labels, rule, seed).map(bare),
+        };
+        answer.unwrap_or_else(bare)
+    }
+
+    fn start(&mut self, device: crate::protocol::Device, threads: u32) -> Result<Reply, Reply> {
+        let runtime = runtime::initialise(threads).map_err(|e| failed("libtorch_setup", e.to_string()))?;
+        let (platform, tch_device) = settle::platform(runtime, device).map_err(|e| failed("no_device", e))?;
+        self.started = Some(Started { runtime, platform: platform.clone(), device: tch_device });
+        Ok(Reply::Started { platform })
+    }
+
+    fn load(
+        &mut self,
+        path: &str,
+        spec: ModelSpec,
+        profile: Option<NumericProfile>,
+        wish: BatchWish,
+    ) -> Result<Reply, Reply> {
+        let started = self.started()?;
+        let profile = match profile {
+            None => settle::new_profile(&started.platform, &spec, started.runtime.threads, wish),
+            Some(fixed) if fixed.platform == started.platform => fixed,
+            Some(fixed) => {
+                let detail =
+                    format!("the evaluation runs on {:?}, this process has {:?}", fixed.platform, started.platform);
+                return Err(failed("profile_mismatch", detail));
+            }
+        };
+        tch::set_num_threads(profile.threads.max(1) as i32);
+        let format = match profile.memory_format {
+            MemoryFormat::ChannelsFirst => model::MemoryFormat::ChannelsFirst,
+            MemoryFormat::ChannelsLast => model::MemoryFormat::ChannelsLast,
+        };
+        let device = started.device;
+        let model = match spec.format {
+            Format::Torchscript => TorchScript::load(Path::new(path), spec, device, format),
+        };
+        self.loaded = Some(Loaded { model: model.map_err(model_problem)?, profile: profile.clone() });
+        Ok(Reply::Loaded { profile })
+    }
+
+    fn probe(&self, payload: &[u8]) -> Result<Reply, Reply> {
+        let Loaded { model, profile } = self.loaded()?;
+        let images = self.pixels(payload)?;
+        let found = model::probe(model, &images)
+            .map_err(|Rejection { code, found }| Reply::Rejected { code: code.into(), found })?;
+        let kernel = Kernel { model, batch: profile.batch.into() };
+        let input = model::to_unit(&images.narrow(0, 0, 1), model.device());
+        // The first pass warms up; the fastest of the others is the least disturbed.
+        let seconds = (0..4).map(|_| timed(|| kernel.logits(&input))).skip(1).collect::<Result<Vec<f64>, _>>();
+        let fastest = seconds.map_err(model_problem)?.into_iter().fold(f64::INFINITY, f64::min);
+        Ok(Reply::Probed { findings: found, seconds_per_forward: fastest / f64::from(profile.batch) })
+    }
+
+    fn shard(&self, shard: ShardRequest, pixels: Vec<u8>, line: &mut Line) -> Result<Answered, Reply> {
+        let Loaded { model, profile } = self.loaded()?;
+        let count = shard.labels.len() as u32;
+        let images =
+            Images { indices: (shard.first_image..shard.first_image + count).collect(), pixels, labels: shard.labels };
+        let conditions: Vec<&Condition> = shard.conditions.iter().collect();
+        let run = Run {
+            model,
+            images: &images,
+            conditions: &conditions,
+            seed: shard.seed as u64,
+            rule: shard.rule,
+            batch: profile.batch,
+            wants_witness: &|image| image < shard.first_image + shard.witness_images,
+        };
+        let mut last = Instant::now();
+        let mut report = |progress: engine::Progress| {
+            if last.elapsed() >= PROGRESS_EVERY {
+                last = Instant::now();
+                let heard = line.say(Reply::Progress { verdicts: progress.done as u32 }, &[]);
+                // Nobody listens any more: the supervisor has gone, and its kill is on the way.
+                if heard.is_err() {
+                    return ControlFlow::Break(());
+                }
+            }
+            ControlFlow::Continue(())
+        };
+        let outcomes = engine::evaluate(&run, &mut report).map_err(engine_problem)?;
+        let mut verdicts: Vec<Vec<Verdict>> = vec![Vec::new(); conditions.len()];
+        let (mut witnesses, mut payload) = (Vec::new(), Vec::new());
+        for outcome in &outcomes {
+            if let Some(pixels) = &outcome.witness {
+                witnesses.push(WitnessAt { condition: outcome.condition as u32, image: outcome.verdict.image });
+                payload.extend(pixels.iter().flat_map(|v| v.to_le_bytes()));
+            }
+            verdicts[outcome.condition].push(outcome.verdict.clone());
+        }
+        let findings = findings::of_run(&shard.conditions, &outcomes);
+        Ok((Reply::Done { verdicts, witnesses, findings }, payload))
+    }
+
+    fn examine(
+        &self,
+        payload: &[u8],
+        labels: &[u32],
+        rule: crate::protocol::VerdictRule,
+        seed: i64,
+    ) -> Result<Reply, Reply> {
+        let Loaded { model, profile } = self.loaded()?;
+        let [c, h, w] = model.spec().input.map(i64::from);
+        let (n, each) = (labels.len(), (c * h * w) as usize);
+        if payload.len() != n * each * 5 {
+            return Err(failed(
+                "bad_request",
+                format!("{n} clean images and witnesses do not make {} bytes", payload.len()),
+            ));
+        }
+        let (clean, witnesses) = payload.split_at(n * each);
+        let floats: Vec<f32> = witnesses.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let witnesses = Tensor::from_slice(&floats).view([n as i64, c, h, w]);
+        tch::manual_seed(seed);
+        let witnesses = examine::examine(model, profile.batch, &self.pixels(clean)?, &witnesses, labels, rule);
+        Ok(Reply::Examined { witnesses: witnesses.map_err(model_problem)? })
+    }
+
+    /// uint8 [n, c, h, w] of the model's shape.
+    fn pixels(&self, bytes: &[u8]) -> Result<Tensor, Reply> {
+        let [c, h, w] = self.loaded()?.model.spec().input.map(i64::from);
+        if bytes.is_empty() || bytes.len() % (c * h * w) as usize != 0 {
+            return Err(failed("bad_request", format!("{} bytes are no images of {c}×{h}×{w}", bytes.len())));
+        }
+        Ok(Tensor::from_slice(bytes).to_kind(Kind::Uint8).view([-1, c, h, w]))
+    }
+
+    fn started(&self) -> Result<&Started, Reply> {
+        self.started.as_ref().ok_or_else(|| failed("bad_request", "not started"))
+    }
+
+    fn loaded(&self) -> Result<&Loaded, Reply> {
+        self.loaded.as_ref().ok_or_else(|| failed("bad_request", "no model is loaded"))
+    }
+}
+
+fn bare(reply: Reply) -> Answered {
+    (reply, Vec::new())
+}
+
+fn timed<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<f64, E> {
+    let start = Instant::now();
+    work()?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+fn model_problem(error: ModelError) -> Reply {
+    let found = error.to_string();
+    let code = match error {
+        ModelError::OutOfMemory(_) => return failed("out_of_memory", found),
+        ModelError::DoesNotLoad(_) => "does_not_load",
+        ModelError::ForwardFails(_) => "forward_fails",
+        ModelError::BackwardFails(_) => return failed("backward_fails", found),
+        ModelError::WrongShape { .. } => "wrong_shape",
+        ModelError::WrongType(_) => "wrong_type",
+    };
+    Reply::Rejected { code: code.into(), found }
+}
+
+fn engine_problem(error: EngineError) -> Reply {
+    let detail = error.to_string();
+    match error {
+        EngineError::Model(error) => match model_problem(error) {
+            Reply::Rejected { code, found } => failed(&code, found),
+            other => other,
+        },
+        EngineError::OutOfMemory(_) => failed("out_of_memory", detail),
+        EngineError::Stopped => failed("stopped", detail),
+        EngineError::Input(_) => failed("bad_input", detail),
+        EngineError::Libtorch(_) => failed("libtorch_error", detail),
+    }
+}

@@ -1,0 +1,51 @@
+//! One model check: have a fresh child load and probe it.
+
+use super::child::{Child, ChildOptions};
+use super::failure::ChildError;
+use crate::dataset::{Catalogue, Shape};
+use crate::protocol::{Finding, ModelSpec};
+use crate::store::Artifacts;
+use crate::store::models::{Model, ProbeReport};
+use crate::wire::{BatchWish, Reply, Request};
+
+/// Images shown to a model under check.
+const PROBE_IMAGES: usize = 16;
+
+/// Loads and probes a model. [`ChildError::Rejected`] is a verdict on the model; other errors are not its fault, or not
+/// known to be.
+pub async fn run(
+    options: &ChildOptions,
+    artifacts: &Artifacts,
+    catalogue: &Catalogue,
+    model: &Model,
+    dataset: Option<&str>,
+) -> Result<(Vec<Finding>, ProbeReport), ChildError> {
+    let missing =
+        |e: &dyn std::fmt::Display| ChildError::Failed { code: "artifact_store".into(), detail: e.to_string() };
+    let file = artifacts.model_file(&model.sha256).await.map_err(|e| missing(&e))?;
+    let images = probe_images(catalogue, &model.spec, dataset).await;
+    let mut child = Child::start(options).await?;
+    child.load(&file, &model.spec, None, BatchWish::Free).await?;
+    match child.ask(Request::Probe, &images, |_| {}).await? {
+        (Reply::Probed { findings, seconds_per_forward }, _) if seconds_per_forward.is_finite() => {
+            Ok((findings, ProbeReport { seconds_per_forward }))
+        }
+        (other, _) => Err(ChildError::Garbage(format!("unexpected answer {other:?}"))),
+    }
+}
+
+/// Real images where a dataset of the model's shape is at hand (the one an evaluation names, or any), else grey ramps.
+async fn probe_images(catalogue: &Catalogue, spec: &ModelSpec, dataset: Option<&str>) -> Vec<u8> {
+    let [channels, height, width] = spec.input;
+    let shape = Shape { channels, height, width };
+    let mut manifests = catalogue.list().await.unwrap_or_default();
+    manifests.sort_by_key(|m| Some(m.hash.to_string().as_str()) != dataset);
+    for manifest in manifests.iter().filter(|m| m.shape == shape) {
+        let count = PROBE_IMAGES.min(manifest.images as usize);
+        if let Ok(batch) = catalogue.read(manifest, 0..count).await {
+            return batch.pixels;
+        }
+    }
+    let pixels = shape.bytes();
+    (0..PROBE_IMAGES).flat_map(|i| (0..pixels).map(move |p| ((p * 7 + i * 31) % 256) as u8)).collect()
+}

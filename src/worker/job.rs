@@ -1,0 +1,173 @@
+//! One shard from lease to evidence: fetch images, ask the child, check its answer, write artifacts.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use sqlx::PgPool;
+
+use super::child::{Child, ChildOptions};
+use super::failure::ChildError;
+use super::validate;
+use crate::dataset::{Batch, Catalogue};
+use crate::protocol::report::Tally;
+use crate::protocol::{Condition, NumericProfile, Verdict};
+use crate::queue::{Claimed, Failure, LeaseError, ShardResult};
+use crate::store::Artifacts;
+use crate::store::evidence::{self, VerdictRow, WitnessSet};
+use crate::wire::{BatchWish, Reply, Request, ShardRequest, WitnessAt};
+
+/// Why an attempt ended without a result.
+#[derive(Debug)]
+pub enum JobError {
+    /// The lease is gone: say nothing, touch nothing.
+    Lost,
+    Failed(Failure),
+}
+
+impl From<LeaseError> for JobError {
+    fn from(error: LeaseError) -> Self {
+        match error {
+            LeaseError::Lost => Self::Lost,
+            LeaseError::Database(e) => transient("database", e),
+        }
+    }
+}
+
+fn transient(code: &str, error: impl std::fmt::Display) -> JobError {
+    JobError::Failed(Failure::Transient { code: code.into(), detail: error.to_string() })
+}
+
+fn permanent(code: &str, error: impl std::fmt::Display) -> JobError {
+    JobError::Failed(Failure::Permanent { code: code.into(), detail: error.to_string() })
+}
+
+/// A child that has an evaluation's model loaded.
+pub struct Loaded {
+    pub child: Child,
+    pub evaluation: uuid::Uuid,
+    pub generation: i32,
+    pub profile: NumericProfile,
+}
+
+/// What jobs need of the worker.
+pub struct Tools<'a> {
+    pub pool: &'a PgPool,
+    pub artifacts: &'a Artifacts,
+    pub catalogue: &'a Catalogue,
+    pub child: &'a ChildOptions,
+}
+
+/// Runs a leased shard. `kept` holds the child between shards of one evaluation; it is taken out while in use, so that
+/// dropping this future kills the child. `progress` counts verdicts.
+pub async fn run(
+    tools: &Tools<'_>,
+    claimed: &Claimed,
+    kept: &mut Option<Loaded>,
+    progress: &AtomicU32,
+) -> Result<ShardResult, JobError> {
+    let started = Instant::now();
+    let evaluation = &claimed.evaluation;
+    let first = claimed.first_image as usize;
+    let range = first..first + claimed.images as usize;
+    let batch = tools.catalogue.read(&evaluation.dataset, range).await.map_err(|e| permanent(e.code(), e))?;
+    let mut loaded = ready(tools, claimed, kept.take()).await?;
+    let conditions: Vec<Condition> = claimed
+        .conditions
+        .iter()
+        .map(|&i| evaluation.conditions.get(i as usize).cloned())
+        .collect::<Option<_>>()
+        .ok_or_else(|| permanent("bad_plan", "the shard names a condition that the evaluation does not have"))?;
+    let wanted = evaluation.first_image as u32 + evaluation.witnesses.images(evaluation.images as u32);
+    let request = Request::Shard(ShardRequest {
+        conditions: conditions.clone(),
+        seed: claimed.seed,
+        rule: evaluation.protocol.verdict,
+        first_image: claimed.first_image,
+        labels: batch.labels.clone(),
+        witness_images: wanted.saturating_sub(claimed.first_image).min(claimed.images),
+    });
+    let size = loaded.profile.batch;
+    let answer = loaded.child.ask(request, &batch.pixels, |done| progress.store(done, Ordering::Relaxed)).await;
+    let (verdicts, witnesses, findings, payload) = match answer.map_err(|e| JobError::Failed(e.failure(size)))? {
+        (Reply::Done { verdicts, witnesses, findings }, payload) => (verdicts, witnesses, findings, payload),
+        (other, _) => return Err(garbage(format!("unexpected answer {other:?}"), size)),
+    };
+    validate::results(&conditions, &batch, &claimed.model.spec, &verdicts, &witnesses, &payload)
+        .map_err(|problem| garbage(problem, size))?;
+    *kept = Some(loaded);
+    let name = format!("{}/{}-{}", evaluation.id, claimed.lease.shard, claimed.lease.token());
+    let verdicts_key = format!("verdicts/{name}.parquet");
+    let rows = verdict_rows(&conditions, claimed.seed, &verdicts);
+    let parquet = evidence::to_parquet(&rows).map_err(|e| permanent("evidence", e))?;
+    tools.artifacts.put(&verdicts_key, parquet).await.map_err(|e| transient("artifact_store", e))?;
+    let witnesses_key = if witnesses.is_empty() {
+        None
+    } else {
+        let key = format!("witnesses/{name}.safetensors");
+        let sets = witness_sets(&conditions, claimed.seed, &batch, &witnesses, &payload);
+        let file = evidence::to_safetensors(&sets).map_err(|e| permanent("evidence", e))?;
+        tools.artifacts.put(&key, file).await.map_err(|e| transient("artifact_store", e))?;
+        Some(key)
+    };
+    let tallies = claimed.conditions.iter().zip(&verdicts).map(|(&i, v)| (i, Tally::of(v))).collect();
+    Ok(ShardResult { tallies, verdicts_key, witnesses_key, findings, seconds: started.elapsed().as_secs_f64() })
+}
+
+fn garbage(problem: String, batch: u32) -> JobError {
+    JobError::Failed(ChildError::Garbage(problem).failure(batch))
+}
+
+/// A child with the evaluation's model and fixed profile: the kept one if it fits, else a fresh one.
+async fn ready(tools: &Tools<'_>, claimed: &Claimed, kept: Option<Loaded>) -> Result<Loaded, JobError> {
+    let evaluation = &claimed.evaluation;
+    if let Some(loaded) = kept
+        && (loaded.evaluation, loaded.generation) == (evaluation.id, evaluation.generation)
+    {
+        return Ok(loaded);
+    }
+    let wish = evaluation.batch_limit.map_or(BatchWish::Free, |limit| BatchWish::AtMost(limit as u32));
+    let mut wanted = evaluation.profile.as_ref().map(|p| p.0.clone());
+    let file = tools.artifacts.model_file(&claimed.model.sha256).await.map_err(|e| transient("artifact_store", e))?;
+    loop {
+        let batch = wanted.as_ref().map_or(1, |p| p.batch);
+        let failed = |e: ChildError| JobError::Failed(e.failure(batch));
+        let mut child = Child::start(tools.child).await.map_err(failed)?;
+        let profile = child.load(&file, &claimed.model.spec, wanted.as_ref(), wish).await.map_err(failed)?;
+        let fixed = claimed.lease.fix_profile(tools.pool, &profile).await?;
+        if fixed == profile {
+            return Ok(Loaded { child, evaluation: evaluation.id, generation: evaluation.generation, profile });
+        }
+        // Another worker fixed a different profile a moment earlier.
+        wanted = Some(fixed);
+    }
+}
+
+fn verdict_rows(conditions: &[Condition], seed: i64, verdicts: &[Vec<Verdict>]) -> Vec<VerdictRow> {
+    let cell = |(condition, verdicts): (&Condition, &Vec<Verdict>)| {
+        let id = condition.id.clone();
+        verdicts
+            .iter()
+            .map(move |verdict| VerdictRow { condition: id.clone(), seed, verdict: verdict.clone() })
+            .collect::<Vec<_>>()
+    };
+    conditions.iter().zip(verdicts).flat_map(cell).collect()
+}
+
+fn witness_sets(
+    conditions: &[Condition],
+    seed: i64,
+    batch: &Batch,
+    witnesses: &[WitnessAt],
+    payload: &[u8],
+) -> Vec<WitnessSet> {
+    let shape = [batch.shape.channels, batch.shape.height, batch.shape.width].map(|side| side as usize);
+    let each = payload.len() / witnesses.len().max(1);
+    let single = witnesses.iter().zip(payload.chunks(each.max(1))).map(|(at, bytes)| WitnessSet {
+        condition: conditions[at.condition as usize].id.clone(),
+        seed,
+        images: vec![at.image],
+        shape,
+        pixels: bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+    });
+    evidence::merge(single.collect())
+}

@@ -1,0 +1,251 @@
+//! The lease loop: check models, run shards, keep leases alive, drain on request.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::child::{Child, ChildOptions};
+use super::failure::ChildError;
+use super::job::{self, JobError, Loaded, Tools};
+use super::{check, metrics};
+use crate::dataset::Catalogue;
+use crate::protocol::Platform;
+use crate::queue::{self, CheckLease, Claimed, Lease, LeaseError, Order};
+use crate::store::Artifacts;
+use crate::store::models::Rejection;
+use crate::store::workers::{self, NewWorker};
+
+#[derive(Debug, Clone)]
+pub struct WorkerOptions {
+    pub child: ChildOptions,
+    pub lease: Duration,
+    /// How often an idle worker looks for work.
+    pub poll: Duration,
+}
+
+/// How a worker is asked to end.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    /// Finish the shard in hand, take no other.
+    pub drain: CancellationToken,
+    /// Drop everything now; leases are given back.
+    pub now: CancellationToken,
+}
+
+/// One worker: it serves one device and runs one shard at a time.
+pub struct Worker {
+    id: Uuid,
+    pool: PgPool,
+    artifacts: Artifacts,
+    catalogue: Catalogue,
+    options: WorkerOptions,
+    platform: Platform,
+    kept: Option<Loaded>,
+}
+
+/// What stood in the way of finishing a piece of work.
+enum Interrupted {
+    /// Cancelled, or the evaluation failed elsewhere.
+    Stopped,
+    Lost,
+    ShuttingDown,
+}
+
+impl Worker {
+    /// Starts a child to learn what the device is, and announces the worker.
+    pub async fn start(pool: PgPool, artifacts: Artifacts, options: WorkerOptions) -> anyhow::Result<Self> {
+        let platform = Child::start(&options.child).await?.platform.clone();
+        let id = Uuid::now_v7();
+        let host = nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default();
+        workers::register(&pool, &NewWorker { id, host: &host, platform: &platform }).await?;
+        info!(worker = %id, device = %platform.device, hardware = platform.hardware, libtorch = platform.libtorch, "worker ready");
+        let catalogue = Catalogue::new(artifacts.store());
+        Ok(Self { id, pool, artifacts, catalogue, options, platform, kept: None })
+    }
+
+    /// Works until told to end.
+    pub async fn run(mut self, shutdown: Shutdown) {
+        let mut reaped: Option<Instant> = None;
+        while !shutdown.drain.is_cancelled() && !shutdown.now.is_cancelled() {
+            if reaped.is_none_or(|at| at.elapsed() > self.options.lease / 6) {
+                reaped = Some(Instant::now());
+                self.housekeep().await;
+            }
+            match self.step(&shutdown).await {
+                Ok(true) => {}
+                Ok(false) => self.idle(&shutdown).await,
+                Err(error) => {
+                    warn!(%error, "the database does not answer; trying again");
+                    self.idle(&shutdown).await;
+                }
+            }
+        }
+        workers::unregister(&self.pool, self.id).await.ok();
+        info!(worker = %self.id, "worker ended");
+    }
+
+    async fn housekeep(&self) {
+        let outcome = async {
+            workers::seen(&self.pool, self.id, false).await?;
+            queue::reap(&self.pool).await
+        };
+        match outcome.await {
+            Ok(reaped) if !reaped.is_empty() => {
+                metrics::REAPED.inc_by(reaped.len() as u64);
+                warn!(?reaped, "took back leases of silent workers");
+            }
+            Ok(_) => {}
+            Err(error) => warn!(%error, "housekeeping failed"),
+        }
+    }
+
+    async fn idle(&mut self, shutdown: &Shutdown) {
+        // Jitter, so that many idle workers do not ask in step.
+        let jitter = f64::from(self.id.as_fields().0 % 1000) / 4000.0;
+        tokio::select! {
+            () = tokio::time::sleep(self.options.poll.mul_f64(1.0 + jitter)) => {}
+            () = shutdown.drain.cancelled() => {}
+            () = shutdown.now.cancelled() => {}
+        }
+    }
+
+    /// Does one piece of work; `false` when there is none.
+    async fn step(&mut self, shutdown: &Shutdown) -> Result<bool, sqlx::Error> {
+        if let Some(lease) = queue::claim_check(&self.pool, self.options.lease).await? {
+            self.check(lease, shutdown).await;
+            return Ok(true);
+        }
+        if let Some(claimed) = queue::claim(&self.pool, self.id, &self.platform, self.options.lease).await? {
+            self.shard(claimed, shutdown).await;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    async fn check(&mut self, lease: CheckLease, shutdown: &Shutdown) {
+        let model = lease.model.id;
+        let work =
+            check::run(&self.options.child, &self.artifacts, &self.catalogue, &lease.model, lease.dataset.as_deref());
+        let beat = async {
+            loop {
+                tokio::time::sleep(self.options.lease / 3).await;
+                if let Err(LeaseError::Lost) = lease.heartbeat(&self.pool, self.options.lease).await {
+                    return;
+                }
+            }
+        };
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            () = beat => return,
+            () = shutdown.now.cancelled() => {
+                let reason = Rejection { code: "check_lost".into(), found: "the worker was shut down while checking".into() };
+                lease.give_back(&self.pool, &reason, Duration::ZERO).await.ok();
+                return;
+            }
+        };
+        let ended = match outcome {
+            Ok((findings, probe)) => {
+                info!(%model, findings = findings.len(), "model is ready");
+                lease.accept(&self.pool, &findings, &probe).await
+            }
+            Err(ChildError::Rejected { code, found }) => {
+                info!(%model, code, "model is rejected");
+                lease.reject(&self.pool, &Rejection { code, found }).await
+            }
+            // A model that fails while it is probed is what it is; a crash or a hang might be the machine's doing.
+            Err(ChildError::Failed { code, detail }) if code != "artifact_store" => {
+                lease.reject(&self.pool, &Rejection { code, found: detail }).await
+            }
+            Err(error) => {
+                warn!(%model, %error, "model check failed");
+                let reason = Rejection { code: error.code().into(), found: error.to_string() };
+                lease.give_back(&self.pool, &reason, Duration::from_secs(1)).await
+            }
+        };
+        if let Err(error) = ended {
+            warn!(%model, %error, "the check's outcome was not recorded");
+        }
+    }
+
+    async fn shard(&mut self, claimed: Claimed, shutdown: &Shutdown) {
+        let (evaluation, shard, attempt) = (claimed.evaluation.id, claimed.lease.shard, claimed.lease.attempt);
+        info!(%evaluation, shard, attempt, images = claimed.images, "shard started");
+        metrics::LEASES.inc();
+        let progress = AtomicU32::new(0);
+        let mut kept = self.kept.take();
+        let tools = Tools {
+            pool: &self.pool,
+            artifacts: &self.artifacts,
+            catalogue: &self.catalogue,
+            child: &self.options.child,
+        };
+        let outcome = tokio::select! {
+            outcome = job::run(&tools, &claimed, &mut kept, &progress) => Ok(outcome),
+            interrupted = keep_alive(&self.pool, &claimed.lease, &progress, self.id, &shutdown.drain) => Err(interrupted),
+            () = shutdown.now.cancelled() => Err(Interrupted::ShuttingDown),
+        };
+        let ended = match outcome {
+            Ok(Ok(result)) => {
+                self.kept = kept;
+                let seconds = result.seconds;
+                let committed = claimed.lease.commit(&self.pool, &result).await;
+                if committed.is_ok() {
+                    metrics::SHARD_SECONDS.observe(seconds);
+                    info!(%evaluation, shard, seconds, "shard committed");
+                }
+                committed
+            }
+            Ok(Err(JobError::Failed(failure))) => {
+                warn!(%evaluation, shard, attempt, ?failure, "shard failed");
+                metrics::FAILURES.inc();
+                claimed.lease.fail(&self.pool, &failure).await
+            }
+            Ok(Err(JobError::Lost)) | Err(Interrupted::Lost) => Err(LeaseError::Lost),
+            Err(Interrupted::Stopped | Interrupted::ShuttingDown) => {
+                info!(%evaluation, shard, "shard stopped");
+                claimed.lease.release(&self.pool).await
+            }
+        };
+        match ended {
+            Ok(()) => {}
+            Err(LeaseError::Lost) => {
+                metrics::LOST.inc();
+                warn!(%evaluation, shard, "the lease was lost; nothing was written");
+            }
+            Err(error) => {
+                warn!(%evaluation, shard, %error, "the shard's end was not recorded; the reaper will see to it")
+            }
+        }
+    }
+}
+
+/// Heartbeats until the work is no longer wanted or the lease is gone.
+async fn keep_alive(
+    pool: &PgPool,
+    lease: &Lease,
+    progress: &AtomicU32,
+    worker: Uuid,
+    drain: &CancellationToken,
+) -> Interrupted {
+    let mut heard = Instant::now();
+    loop {
+        tokio::time::sleep(lease.heartbeat_every()).await;
+        match lease.heartbeat(pool, progress.load(Ordering::Relaxed)).await {
+            Ok(Order::Continue) => heard = Instant::now(),
+            Ok(Order::Stop) => return Interrupted::Stopped,
+            Err(LeaseError::Lost) => return Interrupted::Lost,
+            Err(error) => {
+                // Past its expiry somebody else may hold the lease: working on would be wasted, though not harmful.
+                warn!(%error, "heartbeat failed");
+                if heard.elapsed() > lease.duration() {
+                    return Interrupted::Lost;
+                }
+            }
+        }
+        workers::seen(pool, worker, drain.is_cancelled()).await.ok();
+    }
+}
