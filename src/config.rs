@@ -1,1 +1,115 @@
 //! Settings: defaults, then `gauntlet.toml`, then `GAUNTLET_*` variables, then flags.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use figment::Figment;
+use figment::providers::{Env, Format as _, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::Device;
+
+/// Every setting, with its default in [`Settings::default`]. README's table documents the same names.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Where everything lives that has no place of its own: artifacts and the embedded database.
+    pub data_dir: PathBuf,
+    /// Models, datasets, verdicts, witnesses; `<data_dir>/artifacts` when unset.
+    pub artifacts: Option<PathBuf>,
+    /// Postgres; unset: the embedded cluster in `data_dir`. `DATABASE_URL` is read too.
+    pub database_url: Option<String>,
+    /// Folder with `postgres`, `initdb` and `pg_ctl` for the embedded cluster; unset: found on the system.
+    pub postgres_bin: Option<PathBuf>,
+    /// The API.
+    pub listen: SocketAddr,
+    /// Prometheus metrics.
+    pub metrics_listen: SocketAddr,
+    /// Workers inside `gauntlet up`.
+    pub workers: u32,
+    /// `cpu` or `cuda`; unset: `cuda` where a GPU is found.
+    pub device: Option<Device>,
+    /// CPU threads of each evaluator; unset: the cores shared among the workers of `up`.
+    pub threads: Option<u32>,
+    /// A `gauntlet` binary with the evaluator, where this one has none.
+    pub evaluator: Option<PathBuf>,
+    /// A worker silent for this long loses its shard.
+    pub lease_seconds: u64,
+    /// An evaluator silent for this long is hung.
+    pub no_progress_seconds: u64,
+    /// How often an idle worker looks for work.
+    pub poll_milliseconds: u64,
+    /// Largest model accepted.
+    pub max_model_bytes: u64,
+    /// Largest estimate of stored witnesses accepted for one evaluation.
+    pub max_witness_bytes: u64,
+    /// Database connections of the server.
+    pub database_connections: u32,
+    /// `human` or `json`.
+    pub log: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Human,
+    Json,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data_dir: default_data_dir(),
+            artifacts: None,
+            database_url: None,
+            postgres_bin: None,
+            listen: ([127, 0, 0, 1], 8080).into(),
+            metrics_listen: ([127, 0, 0, 1], 9464).into(),
+            workers: 1,
+            device: None,
+            threads: None,
+            evaluator: None,
+            lease_seconds: 30,
+            no_progress_seconds: 600,
+            poll_milliseconds: 1000,
+            max_model_bytes: 20 << 30,
+            max_witness_bytes: 2 << 30,
+            database_connections: 16,
+            log: LogFormat::Human,
+        }
+    }
+}
+
+fn default_data_dir() -> PathBuf {
+    let var = |name| std::env::var_os(name).filter(|v: &std::ffi::OsString| !v.is_empty()).map(PathBuf::from);
+    let home = || var("HOME").map(|home| home.join(".local/share"));
+    var("XDG_DATA_HOME").or_else(home).unwrap_or_else(|| "/var/lib".into()).join("gauntlet")
+}
+
+impl Settings {
+    /// Reads file and environment. `file` must exist when named; `gauntlet.toml` in the working directory is optional.
+    pub fn load(file: Option<&Path>) -> anyhow::Result<Self> {
+        let defaults = Figment::from(Serialized::defaults(Self::default()));
+        let with_file = match file {
+            Some(path) => {
+                anyhow::ensure!(path.is_file(), "configuration file {} does not exist", path.display());
+                defaults.merge(Toml::file_exact(path))
+            }
+            None => defaults.merge(Toml::file("gauntlet.toml")),
+        };
+        let database = Env::raw().only(&["DATABASE_URL"]);
+        let settings = with_file.merge(database).merge(Env::prefixed("GAUNTLET_").ignore(&["LOG_LEVEL", "TEST_DATABASE_URL"]));
+        settings.extract().context("the configuration is not valid")
+    }
+
+    pub fn artifacts_dir(&self) -> PathBuf {
+        self.artifacts.clone().unwrap_or_else(|| self.data_dir.join("artifacts"))
+    }
+
+    /// CPU threads of one evaluator when `sharing` of them run side by side.
+    pub fn threads_for(&self, sharing: u32) -> u32 {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        self.threads.unwrap_or_else(|| (cores / sharing.max(1)).max(1))
+    }
+}

@@ -17,3 +17,23 @@ impl Finding {
         Self { code: code.to_owned(), sentence: sentence.into(), evidence }
     }
 }
+
+impl Finding {
+    /// One finding per code: the evidence of equal codes is gathered into a list, in order of appearance.
+    pub fn merged(findings: Vec<Finding>) -> Vec<Finding> {
+        let mut merged: Vec<Finding> = Vec::new();
+        for finding in findings {
+            match merged.iter_mut().find(|f| f.code == finding.code) {
+                None => merged.push(Finding { evidence: vec![finding.evidence].into(), ..finding }),
+                Some(same) => {
+                    if let Some(list) = same.evidence.as_array_mut()
+                        && !list.contains(&finding.evidence)
+                    {
+                        list.push(finding.evidence);
+                    }
+                }
+            }
+        }
+        merged
+    }
+}

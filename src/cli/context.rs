@@ -1,0 +1,91 @@
+//! What most commands need: settings, logging, stores, options of the evaluator child.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use sqlx::PgPool;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{LogFormat, Settings};
+use crate::postgres::Cluster;
+use crate::protocol::Device;
+use crate::store::{Artifacts, pool};
+use crate::worker::{ChildOptions, WorkerOptions};
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Configuration file [default: gauntlet.toml, if there is one].
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where data live [default: ~/.local/share/gauntlet].
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl Global {
+    pub fn settings(&self) -> anyhow::Result<Settings> {
+        let mut settings = Settings::load(self.config.as_deref())?;
+        if let Some(dir) = &self.data_dir {
+            settings.data_dir = dir.clone();
+        }
+        // Postgres and the artifact store want absolute paths.
+        settings.data_dir = std::path::absolute(&settings.data_dir)?;
+        Ok(settings)
+    }
+}
+
+/// Logs go to standard error; `GAUNTLET_LOG_LEVEL` takes a filter such as `debug` or `gauntlet=debug,sqlx=info`.
+pub fn init_logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("GAUNTLET_LOG_LEVEL").unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Human => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+pub fn artifacts(settings: &Settings) -> anyhow::Result<Artifacts> {
+    Ok(Artifacts::local(&settings.artifacts_dir())?)
+}
+
+/// The database of a running server: the configured one, or the embedded cluster if it is up.
+pub async fn database(settings: &Settings, connections: u32) -> anyhow::Result<PgPool> {
+    let url = match &settings.database_url {
+        Some(url) => url.clone(),
+        None => Cluster::url_if_running(&settings.data_dir)?.with_context(|| {
+            let dir = settings.data_dir.display();
+            format!("no database: set DATABASE_URL, or start `gauntlet up`, whose embedded database lives in {dir}")
+        })?,
+    };
+    pool::connect(&url, connections).await.context("the database does not answer")
+}
+
+/// How to start evaluator children when `sharing` of them run side by side on this machine.
+pub fn child_options(settings: &Settings, sharing: u32) -> anyhow::Result<ChildOptions> {
+    let binary = match &settings.evaluator {
+        Some(path) => path.clone(),
+        None if cfg!(feature = "evaluator") => std::env::current_exe()?,
+        None => anyhow::bail!("this binary has no evaluator: name one that has in the setting `evaluator`"),
+    };
+    Ok(ChildOptions {
+        binary,
+        device: settings.device.unwrap_or_else(found_device),
+        threads: settings.threads_for(sharing),
+        no_progress: Duration::from_secs(settings.no_progress_seconds),
+    })
+}
+
+fn found_device() -> Device {
+    if std::path::Path::new("/dev/nvidia0").exists() { Device::Cuda } else { Device::Cpu }
+}
+
+pub fn worker_options(settings: &Settings, sharing: u32) -> anyhow::Result<WorkerOptions> {
+    Ok(WorkerOptions {
+        child: child_options(settings, sharing)?,
+        lease: Duration::from_secs(settings.lease_seconds.max(1)),
+        poll: Duration::from_millis(settings.poll_milliseconds.max(1)),
+    })
+}

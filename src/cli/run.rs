@@ -1,0 +1,364 @@
+//! `gauntlet run`: evaluate a model file here and now, without server or database.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::context;
+use super::dataset::Reading;
+use super::show::{self, Format};
+use crate::config::Settings;
+use crate::dataset::{Batch, Catalogue, Manifest, Preset, Shape, Source, SourceOptions};
+use crate::protocol::report::{Diagnostics, Table, Tally, columns, row};
+use crate::protocol::{Condition, Finding, Format as ModelFormat, ModelSpec, NumericProfile, Preprocessing, Protocol, builtin, plan};
+use crate::store::evidence::{self, VerdictRow};
+use crate::wire::{BatchWish, Reply, Request, ShardRequest};
+use crate::worker::{Child, ChildError, ChildOptions, validate};
+
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// A TorchScript file.
+    model: PathBuf,
+    /// The name of an imported dataset, or a path to read from.
+    #[arg(long)]
+    dataset: String,
+    #[command(flatten)]
+    reading: Reading,
+    /// The name of a built-in protocol, or a TOML file.
+    #[arg(long, default_value = "pgd-grid")]
+    protocol: String,
+    /// Sets a protocol value: `steps=10`, `attack.linf.epsilon=[0.1,0.2]`. May be repeated.
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    settings: Vec<(String, String)>,
+    /// A JSON file with the model's spec; else it comes from the flags below, the dataset and the probe.
+    #[arg(long, conflicts_with_all = ["mean", "std", "model_classes", "stochastic"])]
+    spec: Option<PathBuf>,
+    /// Per-channel mean that the model expects to be subtracted, e.g. 0.485,0.456,0.406.
+    #[arg(long, value_delimiter = ',', requires = "std")]
+    mean: Option<Vec<f64>>,
+    /// Per-channel standard deviation that the model expects to be divided by.
+    #[arg(long, value_delimiter = ',', requires = "mean")]
+    std: Option<Vec<f64>>,
+    /// The model's class count, if it differs from the dataset's.
+    #[arg(long, value_name = "K")]
+    model_classes: Option<u32>,
+    /// Two forward passes of one image may differ.
+    #[arg(long)]
+    stochastic: bool,
+    /// Which default budgets apply, if the dataset does not say.
+    #[arg(long, value_enum)]
+    preset: Option<Preset>,
+    /// Evaluate this many images [default: to the end of the dataset].
+    #[arg(long, value_name = "N")]
+    images: Option<u32>,
+    /// Start at this image.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    offset: u32,
+    /// May be repeated: every seed is a run of its own.
+    #[arg(long = "seed", value_name = "S", default_values_t = [0])]
+    seeds: Vec<i64>,
+    /// Images per kernel launch.
+    #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Option<u32>,
+    /// CPU threads.
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..))]
+    threads: Option<u32>,
+    /// Also write every verdict to this file (.parquet or .csv).
+    #[arg(long, value_name = "FILE")]
+    verdicts: Option<PathBuf>,
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write name=value")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+pub async fn run(arguments: RunArguments, settings: &Settings) -> anyhow::Result<()> {
+    let images = Images::open(&arguments, settings).await?;
+    let protocol = protocol(&arguments)?;
+    let preset = arguments.preset.or(images.preset()).map(|p| p.to_string());
+    let conditions = protocol.conditions(preset.as_deref())?;
+    let mut options = context::child_options(settings, 1)?;
+    options.threads = arguments.threads.unwrap_or(options.threads);
+    let slice = Slice::of(&arguments, images.len())?;
+    let mut session = Session::open(&arguments, &options, &images, &slice).await?;
+    let (tallies, rows, findings) = session.evaluate(&images, &slice, &protocol, &conditions, &arguments.seeds).await?;
+
+    let per_seed = |c: usize| -> Vec<(i64, Tally)> {
+        arguments.seeds.iter().zip(&tallies).map(|(&seed, tallies)| (seed, tallies[c].clone())).collect()
+    };
+    let table_rows: Vec<_> = conditions.iter().enumerate().map(|(i, c)| row(c, &per_seed(i))).collect();
+    let mut all_findings = session.findings.clone();
+    all_findings.extend(Finding::merged(findings));
+    let table = Table {
+        evaluation: "local".into(),
+        complete: true,
+        columns: columns(&table_rows, protocol.aggregate),
+        conditions: table_rows,
+        diagnostics: Diagnostics::of(all_findings),
+        provenance: json!({
+            "software": {"gauntlet": env!("CARGO_PKG_VERSION")},
+            "model": {"file": arguments.model, "sha256": session.sha256, "spec": session.spec},
+            "dataset": {"name": arguments.dataset, "hash": images.hash()?, "first_image": slice.first, "images": slice.count},
+            "protocol": protocol, "protocol_hash": protocol.hash(),
+            "seeds": arguments.seeds, "profile": session.profile, "sandbox": "off",
+        }),
+    };
+    if let Some(path) = &arguments.verdicts {
+        write_verdicts(path, &rows)?;
+    }
+    match arguments.format {
+        Format::Json => show::print_json(&table),
+        Format::Table => {
+            print!("{}", show::table(&table));
+            Ok(())
+        }
+    }
+}
+
+fn protocol(arguments: &RunArguments) -> anyhow::Result<Protocol> {
+    if Path::new(&arguments.protocol).is_file() {
+        let text = std::fs::read_to_string(&arguments.protocol).with_context(|| arguments.protocol.clone())?;
+        return Protocol::from_toml(&text, &arguments.settings).with_context(|| arguments.protocol.clone());
+    }
+    let Some(named) = builtin(&arguments.protocol) else {
+        let known: Vec<String> = crate::protocol::builtins().into_iter().map(|p| p.name).collect();
+        bail!("{} is neither a file nor a built-in protocol ({})", arguments.protocol, known.join(", "));
+    };
+    Ok(Protocol::from_value(serde_json::to_value(named)?, &arguments.settings)?)
+}
+
+fn write_verdicts(path: &Path, rows: &[VerdictRow]) -> anyhow::Result<()> {
+    let bytes = match path.extension().and_then(|e| e.to_str()) {
+        Some("parquet") => evidence::to_parquet(rows)?,
+        Some("csv") => evidence::to_csv(rows)?,
+        _ => bail!("{}: name a .parquet or .csv file", path.display()),
+    };
+    std::fs::write(path, bytes).with_context(|| path.display().to_string())
+}
+
+/// Where the images come from.
+enum Images {
+    Imported(Catalogue, Box<Manifest>),
+    Read(Arc<Source>),
+}
+
+impl Images {
+    async fn open(arguments: &RunArguments, settings: &Settings) -> anyhow::Result<Self> {
+        let path = PathBuf::from(&arguments.dataset);
+        if path.exists() {
+            let options = SourceOptions::from(arguments.reading.clone());
+            let source = tokio::task::spawn_blocking(move || Source::open(&path, &options)).await??;
+            return Ok(Self::Read(Arc::new(source)));
+        }
+        let catalogue = Catalogue::new(context::artifacts(settings)?.store());
+        let manifest = catalogue.get(&arguments.dataset).await.with_context(|| {
+            format!("{} is neither a path nor an imported dataset", arguments.dataset)
+        })?;
+        Ok(Self::Imported(catalogue, Box::new(manifest)))
+    }
+
+    fn len(&self) -> u32 {
+        match self {
+            Self::Imported(_, manifest) => manifest.images as u32,
+            Self::Read(source) => source.len() as u32,
+        }
+    }
+
+    fn shape(&self) -> Shape {
+        match self {
+            Self::Imported(_, manifest) => manifest.shape,
+            Self::Read(source) => source.shape(),
+        }
+    }
+
+    fn classes(&self) -> u32 {
+        match self {
+            Self::Imported(_, manifest) => manifest.classes,
+            Self::Read(source) => source.classes(),
+        }
+    }
+
+    fn preset(&self) -> Option<Preset> {
+        match self {
+            Self::Imported(_, manifest) => manifest.preset,
+            Self::Read(source) => source.preset(),
+        }
+    }
+
+    fn hash(&self) -> anyhow::Result<String> {
+        Ok(match self {
+            Self::Imported(_, manifest) => manifest.hash.to_string(),
+            Self::Read(source) => source.hash(&quiet())?.to_string(),
+        })
+    }
+
+    async fn read(&self, first: u32, count: u32) -> anyhow::Result<Batch> {
+        let range = first as usize..(first + count) as usize;
+        match self {
+            Self::Imported(catalogue, manifest) => Ok(catalogue.read(manifest, range).await?),
+            Self::Read(source) => {
+                let source = source.clone();
+                Ok(tokio::task::spawn_blocking(move || source.read(range, &quiet())).await??)
+            }
+        }
+    }
+}
+
+fn quiet() -> crate::dataset::Progress {
+    Arc::new(|_| {})
+}
+
+/// The evaluated range of images.
+struct Slice {
+    first: u32,
+    count: u32,
+}
+
+impl Slice {
+    fn of(arguments: &RunArguments, length: u32) -> anyhow::Result<Self> {
+        let first = arguments.offset;
+        anyhow::ensure!(first < length, "--offset {first}: the dataset has {length} images");
+        let count = arguments.images.unwrap_or(length - first);
+        anyhow::ensure!(count > 0 && count <= length - first, "--images {count}: {} follow image {first}", length - first);
+        Ok(Self { first, count })
+    }
+}
+
+/// A child with the model loaded and probed.
+struct Session {
+    child: Child,
+    spec: ModelSpec,
+    sha256: String,
+    profile: NumericProfile,
+    findings: Vec<Finding>,
+}
+
+impl Session {
+    async fn open(arguments: &RunArguments, options: &ChildOptions, images: &Images, slice: &Slice) -> anyhow::Result<Self> {
+        let file = std::path::absolute(&arguments.model)?;
+        let sha256 = tokio::task::spawn_blocking({
+            let file = file.clone();
+            move || hash_file(&file)
+        })
+        .await??;
+        let mut spec = spec(arguments, images)?;
+        let sample = images.read(slice.first, slice.count.min(16)).await?;
+        let wish = arguments.batch.map_or(BatchWish::Free, BatchWish::Exactly);
+        let mut guessed = false;
+        loop {
+            spec.validate()?;
+            let mut child = Child::start(options).await?;
+            let probed = async {
+                let profile = child.load(&file, &spec, None, wish).await?;
+                Ok((profile, child.ask(Request::Probe, &sample.pixels, |_| {}).await?))
+            };
+            match probed.await {
+                Ok((profile, (Reply::Probed { findings, .. }, _))) => {
+                    return Ok(Self { child, spec, sha256, profile, findings });
+                }
+                Ok(_) => bail!("the evaluator gave an unexpected answer"),
+                // The dataset's class count was a guess; the model's own answer is better.
+                Err(ChildError::Rejected { code, found }) if code == "wrong_shape" && !guessed && arguments.spec.is_none() && arguments.model_classes.is_none() => {
+                    guessed = true;
+                    match classes_in(&found).filter(|&k| k >= images.classes()) {
+                        Some(classes) => spec.classes = classes,
+                        None => bail!("the model is rejected ({code}): {found}"),
+                    }
+                }
+                Err(ChildError::Rejected { code, found }) => bail!("the model is rejected ({code}): {found}"),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Tallies per seed and condition, every verdict, and what the runs found.
+    #[allow(clippy::type_complexity)]
+    async fn evaluate(
+        &mut self,
+        images: &Images,
+        slice: &Slice,
+        protocol: &Protocol,
+        conditions: &[Condition],
+        seeds: &[i64],
+    ) -> anyhow::Result<(Vec<Vec<Tally>>, Vec<VerdictRow>, Vec<Finding>)> {
+        let groups = plan::groups(conditions, self.spec.stochastic);
+        let chunk = (plan::MAX_PIXEL_BYTES / images.shape().bytes() as u64).clamp(1, slice.count.into()) as u32;
+        let total = u64::from(slice.count) * conditions.len() as u64 * seeds.len() as u64;
+        let bar = if std::io::stderr().is_terminal() { ProgressBar::new(total) } else { ProgressBar::hidden() };
+        bar.set_style(ProgressStyle::with_template("{msg:24} {wide_bar} {human_pos}/{human_len} verdicts, {eta} left")?);
+        let mut tallies = vec![vec![Tally::default(); conditions.len()]; seeds.len()];
+        let (mut rows, mut findings) = (Vec::new(), Vec::new());
+        for (s, &seed) in seeds.iter().enumerate() {
+            for group in &groups {
+                let cells: Vec<Condition> = group.iter().map(|&i| conditions[i].clone()).collect();
+                bar.set_message(cells.last().map_or(String::new(), |c| c.id.clone()));
+                for first in (slice.first..slice.first + slice.count).step_by(chunk as usize) {
+                    let batch = images.read(first, chunk.min(slice.first + slice.count - first)).await?;
+                    let request = Request::Shard(ShardRequest {
+                        conditions: cells.clone(),
+                        seed,
+                        rule: protocol.verdict,
+                        first_image: first,
+                        labels: batch.labels.clone(),
+                        witness_images: 0,
+                    });
+                    let before = bar.position();
+                    let answer = self.child.ask(request, &batch.pixels, |n| bar.set_position(before + u64::from(n))).await?;
+                    let (Reply::Done { verdicts, witnesses, findings: seen }, payload) = answer else {
+                        bail!("the evaluator gave an unexpected answer")
+                    };
+                    if let Err(problem) = validate::results(&cells, &batch, &self.spec, &verdicts, &witnesses, &payload) {
+                        bail!(ChildError::Garbage(problem));
+                    }
+                    bar.set_position(before + (batch.labels.len() * cells.len()) as u64);
+                    findings.extend(seen);
+                    for (&i, verdicts) in group.iter().zip(verdicts) {
+                        tallies[s][i].add(&Tally::of(&verdicts));
+                        let condition = &conditions[i].id;
+                        rows.extend(verdicts.into_iter().map(|verdict| VerdictRow { condition: condition.clone(), seed, verdict }));
+                    }
+                }
+            }
+        }
+        bar.finish_and_clear();
+        Ok((tallies, rows, findings))
+    }
+}
+
+fn spec(arguments: &RunArguments, images: &Images) -> anyhow::Result<ModelSpec> {
+    if let Some(path) = &arguments.spec {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        return serde_json::from_str(&text).with_context(|| path.display().to_string());
+    }
+    let Shape { channels, height, width } = images.shape();
+    let preprocessing = arguments.mean.clone().zip(arguments.std.clone()).map(|(mean, std)| Preprocessing { mean, std });
+    Ok(ModelSpec {
+        format: ModelFormat::Torchscript,
+        input: [channels, height, width],
+        classes: arguments.model_classes.unwrap_or(images.classes()),
+        preprocessing,
+        stochastic: arguments.stochastic,
+    })
+}
+
+/// The class count in `logits have shape [n, K], expected …`.
+fn classes_in(found: &str) -> Option<u32> {
+    let (_, rest) = found.split_once('[')?;
+    rest.split(']').next()?.split(',').nth(1)?.trim().parse().ok()
+}
+
+fn hash_file(path: &Path) -> anyhow::Result<String> {
+    let mut file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
+    let mut hasher = Sha256::new();
+    std::io::copy(&mut file, &mut hasher)?;
+    Ok(hex::encode(hasher.finalize()))
+}

@@ -1,0 +1,78 @@
+//! Tables a person likes to read.
+
+use clap::ValueEnum;
+use comfy_table::{CellAlignment, Table as Grid, presets};
+
+use crate::protocol::report::{Row, Table};
+
+/// How a command prints its result.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    #[default]
+    Table,
+    Json,
+}
+
+pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// An empty grid with this header.
+pub fn grid<const N: usize>(header: [&str; N]) -> Grid {
+    let mut grid = Grid::new();
+    grid.load_style(presets::UTF8_BORDERS_ONLY);
+    grid.set_header(header);
+    grid
+}
+
+pub fn percent(fraction: f64) -> String {
+    format!("{:.1} %", fraction * 100.0)
+}
+
+/// An evaluation's table with its columns and findings.
+pub fn table(table: &Table) -> String {
+    let mut grid = grid(["condition", "accuracy", "95 % interval", "n", "broken by", "passes per image"]);
+    for row in &table.conditions {
+        grid.add_row([
+            row.condition.id.clone(),
+            accuracy(row),
+            row.ci95.map_or("–".into(), |[low, high]| format!("{:.1} – {:.1} %", low * 100.0, high * 100.0)),
+            row.n.to_string(),
+            row.stages.iter().map(|s| format!("{} {}", s.attack, s.broken)).collect::<Vec<_>>().join(", "),
+            format!("{:.0} + {:.0}", row.forwards_per_image, row.backwards_per_image),
+        ]);
+    }
+    for column in [1, 2, 3, 5] {
+        if let Some(column) = grid.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let columns = &table.columns;
+    let summary: Vec<String> = [
+        ("overall mean", columns.overall_mean),
+        ("perturbation mean", columns.perturbation_mean),
+        ("white box", columns.white_box),
+        ("corruption", columns.corruption),
+        ("clean", columns.clean),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some(format!("{name} {}", percent(value?))))
+    .collect();
+    let mut text = format!("{grid}\n{}\n", summary.join("   "));
+    if !table.complete {
+        text += "Incomplete: the evaluation has not finished.\n";
+    }
+    for finding in &table.diagnostics.findings {
+        text += &format!("! {}: {}\n", finding.code, finding.sentence);
+    }
+    text
+}
+
+fn accuracy(row: &Row) -> String {
+    match (row.accuracy, row.sd) {
+        (None, _) => "–".into(),
+        (Some(a), None) => percent(a),
+        (Some(a), Some(sd)) => format!("{:.1} ± {:.1} %", a * 100.0, sd * 100.0),
+    }
+}
