@@ -1,0 +1,4 @@
+//! What several test binaries share.
+#![allow(dead_code, reason = "each binary uses its own part")]
+
+pub mod postgres;
