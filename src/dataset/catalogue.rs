@@ -230,7 +230,7 @@ impl Catalogue {
             _ => {
                 for object in &objects {
                     self.store
-                        .rename(&staging.clone().join(object.as_str()), &data_folder(hash).join(object.as_str()))
+                        .copy(&staging.clone().join(object.as_str()), &data_folder(hash).join(object.as_str()))
                         .await?;
                 }
             }

@@ -4,7 +4,9 @@
 //! axis: output i has its centre at (i + ½)·s with s = in / out; its support is the filter's radius times max(s, 1)
 //! (which is what makes downscaling antialiased); its taps are the inputs in
 //! [trunc(centre − support + ½), trunc(centre + support + ½)) that exist; weights are normalised in float64 and rounded
-//! to 22 fractional bits; sums are rounded to bytes. The horizontal pass runs first and is stored as bytes.
+//! to 22 fractional bits; sums are rounded to bytes. The horizontal pass runs first and is stored as bytes. So do all
+//! Pillow versions up to 12; Pillow 13 runs the vertical pass first where that is cheaper (never for ImageNet's recipe),
+//! which moves some pixels by a level.
 
 /// The reconstruction filter, as Pillow names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

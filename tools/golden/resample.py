@@ -1,6 +1,6 @@
 """Writes tests/data/resample.json: SHA-256 of Pillow's resampling of generated images.
 
-    pip install pillow==13.0.0 numpy==2.4.6
+    pip install pillow==12.3.0 numpy==2.4.6
     python tools/golden/resample.py
 
 The input is a formula, so that the test can make it again: with i the byte's index in the interleaved image,

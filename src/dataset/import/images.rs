@@ -1,6 +1,9 @@
 //! JPEG and PNG files.
 //!
-//! Decoding equals Pillow's for PNG. JPEG leaves the inverse transform and chroma upsampling to the decoder.
+//! Pixels of a PNG equal Pillow's exactly. JPEG leaves the rounding of the inverse transform and of chroma upsampling to
+//! the decoder: against Pillow 9.5 to 13.0 (libjpeg-turbo), on 39 ImageNet photographs after Resize 256 and CenterCrop 224,
+//! 4 % of the bytes differ (about 1 % where chroma is not subsampled, up to 26 % where it is), by 0.043 levels in the
+//! mean and by at most 3; 0.26 % differ by more than one level.
 
 use std::fs::File;
 use std::io::BufReader;
