@@ -56,7 +56,7 @@ const char* gauntlet_require_true_float32() {
     for (auto op : {Float32Op::CONV, Float32Op::RNN, Float32Op::MATMUL}) {
       for (auto backend : {Float32Backend::CUDA, Float32Backend::MKLDNN}) {
         auto precision = context.float32Precision(backend, op);
-        if (precision != Float32Precision::IEEE) {
+        if (precision == Float32Precision::TF32 || precision == Float32Precision::BF16) {
           return keep("reduced float32 precision stays on: " + at::precision2str(precision));
         }
       }

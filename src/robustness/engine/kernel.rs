@@ -107,7 +107,13 @@ impl Kernel<'_> {
             let seen = logits.detach().narrow(0, 0, count);
             let ascent = loss::ascend(loss, &seen, &part(labels), targets.map(part).as_ref());
             let cotangent = pad(&ascent.cotangent, self.batch);
-            let gradient = pull_back(&logits, &cotangent, &images)?.narrow(0, 0, count);
+            let gradient = match pull_back(&logits, &cotangent, &images) {
+                // A model without a working backward pass is evaluated all the same; the probe and every verdict's
+                // notes expose it.
+                Err(ModelError::BackwardFails(_)) => images.zeros_like(),
+                gradient => gradient?,
+            };
+            let gradient = gradient.narrow(0, 0, count);
             parts.push((seen, ascent, gradient));
             first += count;
         }

@@ -9,6 +9,7 @@ mod judge;
 mod kernel;
 
 pub use kernel::Kernel;
+pub(crate) use kernel::pull_back;
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
