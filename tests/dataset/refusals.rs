@@ -83,6 +83,7 @@ fn damaged_and_mistaken_arrays() {
     refuses_plainly(&write(folder.path(), "cut.safetensors", &[200, 0, 0, 0, 0, 0, 0, 0, b'{']), "truncated");
     refuses_plainly(&write(folder.path(), "x.npy", &x()), "--labels");
     refuses_plainly(&write(folder.path(), "x.parquet", b"PAR1"), "no known format");
+    refuses_plainly(&write(folder.path(), "cifar-10-binary.tar.gz", b"\x1f\x8b"), "unpack it");
     refuses_plainly(&folder.path().join("absent.npz"), "No such file");
 }
 
@@ -143,8 +144,13 @@ fn image_folders_that_cannot_be_a_dataset() {
 
     let broken = folder("broken");
     png(&broken, "a/1.png", 1, 1, &[0]);
-    write(&broken, "b/2.jpg", b"\xff\xd8\xff but no more");
+    write(&broken, "b/2.jpg", b"\xff\xd8\xff\xd9");
     refuses(&broken, &SourceOptions::default(), "b/2.jpg", "cannot be decoded");
+    let jpeg = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/pipeline/full.jpg")).unwrap();
+    for keep in [jpeg.len() / 2, jpeg.len() - 2] {
+        write(&broken, "b/2.jpg", &jpeg[..keep]);
+        refuses(&broken, &SourceOptions::default(), "b/2.jpg", "truncated");
+    }
     std::fs::remove_file(broken.join("b/2.jpg")).unwrap();
     write(&broken, "b/2.webp", b"RIFF");
     refuses(&broken, &SourceOptions::default(), "b/2.webp", "neither JPEG nor PNG");

@@ -54,6 +54,10 @@ pub(crate) fn find(path: &Path, options: &SourceOptions) -> Result<Found, Datase
             (None, None) => folder::read(path, options),
         };
     }
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    if [".tar", ".tar.gz", ".tgz", ".tar.xz"].iter().any(|end| name.ends_with(end)) {
+        return Err(DatasetError::file(path, "is an archive; unpack it and give the folder"));
+    }
     let mut start = Vec::new();
     let file = std::fs::File::open(path).map_err(DatasetError::io(path))?;
     file.take(16).read_to_end(&mut start).map_err(DatasetError::io(path))?;
