@@ -4,6 +4,8 @@ mod context;
 mod dataset;
 mod run;
 mod show;
+mod verify;
+mod worker;
 
 use clap::{Parser, Subcommand};
 
@@ -26,6 +28,10 @@ enum Command {
     Dataset(dataset::DatasetCommand),
     /// Evaluate a model file here and now, without server or database.
     Run(Box<run::RunArguments>),
+    /// Serve one device: check models and run shards until told to stop.
+    Worker,
+    /// Examine an evaluation's evidence again, in a new process.
+    Verify(verify::VerifyArguments),
     /// The evaluator child; started by workers only.
     #[cfg(feature = "evaluator")]
     #[command(hide = true)]
@@ -45,6 +51,8 @@ pub fn main() -> anyhow::Result<()> {
         match command {
             Command::Dataset(command) => dataset::run(command, context::artifacts(&settings)?.store()).await,
             Command::Run(arguments) => run::run(*arguments, &settings).await,
+            Command::Worker => worker::run(&settings).await,
+            Command::Verify(arguments) => verify::run(arguments, &settings).await,
             #[cfg(feature = "evaluator")]
             Command::Evaluate => unreachable!("handled above"),
         }

@@ -2,3 +2,4 @@
 #![allow(dead_code, reason = "each binary uses its own part")]
 
 pub mod postgres;
+pub mod world;

@@ -1,0 +1,184 @@
+//! Real worker and evaluator processes on a real database: verdicts that do not depend on scheduling, kills, cancels.
+
+mod common;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::world::{Verdicts, World, by_cell, digits_spec, repository};
+use gauntlet::protocol::Protocol;
+use gauntlet::queue;
+use gauntlet::store::evaluations::State;
+use gauntlet::store::evidence;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+const FIRST: u32 = 1297;
+
+fn protocol() -> Protocol {
+    let text = r#"
+        name = "grid"
+        [clean]
+        [[attack]]
+        attack = "pgd"
+        norm = "linf"
+        epsilon = [0.02, 0.05, 0.1]
+        steps = 8
+        random_start = true
+        [[attack]]
+        attack = "pgd"
+        norm = "l2"
+        epsilon = [0.5, 1.0]
+        steps = 8
+    "#;
+    Protocol::from_toml(text, &[]).unwrap()
+}
+
+/// A long run of small shards.
+fn slow_protocol() -> Protocol {
+    let settings = [("steps".into(), "2000".into()), ("keep".into(), "last".into()), ("independent".into(), "true".into())];
+    Protocol::from_toml(include_str!("../src/protocol/builtin/pgd-linf.toml"), &settings).unwrap()
+}
+
+/// The same cells through `gauntlet run`, without server or database.
+fn local_run(world: &World, images: u32) -> Verdicts {
+    let file = world.data.path().join("protocol.toml");
+    std::fs::write(&file, toml::to_string(&protocol()).unwrap()).unwrap();
+    let out = world.data.path().join("verdicts.parquet");
+    let status = Command::new(env!("CARGO_BIN_EXE_gauntlet"))
+        .args(["run", "--dataset", "digits", "--seed", "5", "--threads", "1", "--format", "json"])
+        .args(["--offset", &FIRST.to_string(), "--images", &images.to_string()])
+        .arg("--protocol")
+        .arg(&file)
+        .arg("--verdicts")
+        .arg(&out)
+        .arg("--data-dir")
+        .arg(world.data.path())
+        .arg(repository("models/digits/standard.pt"))
+        .env("GAUNTLET_DEVICE", "cpu")
+        .output()
+        .unwrap();
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
+    by_cell(evidence::from_parquet(std::fs::read(out).unwrap().into()).unwrap())
+}
+
+#[tokio::test]
+async fn verdicts_are_the_same_for_any_cut_any_crew_any_kills_and_a_local_run() {
+    let world = World::new().await;
+    world.import_digits().await;
+    let model = world.add_model(&repository("models/digits/standard.pt"), &digits_spec()).await;
+    let images = 160;
+
+    // One worker, one shard per group of conditions.
+    let mut crew = vec![world.worker()];
+    assert_eq!(world.until_checked(model.id).await.state, "ready");
+    world.pretend_speed(model.id, 1e-9).await;
+    let whole = world.submit(model.id, &protocol(), FIRST, images, &[5]).await;
+    assert_eq!(world.until_ended(whole).await.shards_total, 3);
+
+    // Three workers, small shards, and something is killed all the time.
+    world.pretend_speed(model.id, 1e3).await;
+    let cut = world.submit(model.id, &protocol(), FIRST, images, &[5]).await;
+    crew.extend([world.worker(), world.worker()]);
+    let kills = kill_until_ended(&world, &mut crew, cut, 6, 1).await;
+    let evaluation = world.until_ended(cut).await;
+    assert_eq!((evaluation.state, evaluation.shards_total), (State::Succeeded, 15), "{:?}", evaluation.outcome);
+
+    let expected = world.verdicts(whole).await;
+    assert_eq!(expected.len(), 6 * images as usize);
+    assert_eq!(world.verdicts(cut).await, expected, "after {kills} kills");
+    assert_eq!(local_run(&world, images), expected);
+}
+
+/// Kills random workers (which are replaced) and evaluator children, with SIGKILL, `wanted` times or until the evaluation
+/// has ended; returns how many were killed.
+async fn kill_until_ended(
+    world: &World,
+    crew: &mut [common::world::Worker],
+    id: uuid::Uuid,
+    wanted: usize,
+    seed: u64,
+) -> usize {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut kills = 0;
+    let mut ended = false;
+    while kills < wanted && !ended {
+        let victim = random.next_u32() as usize % crew.len();
+        if random.next_u32() % 2 == 0 {
+            crew[victim].kill();
+            crew[victim] = world.worker();
+            kills += 1;
+        } else if let Some(&child) = crew[victim].children().first() {
+            kill(Pid::from_raw(child), Signal::SIGKILL).ok();
+            kills += 1;
+        }
+        // Wait for progress between kills, so that an unlucky series does not use up a shard's attempts.
+        let before = world.until(id, |_| true).await.shards_done;
+        let pause = Instant::now();
+        let settled = world.until(id, |e| e.shards_done > before || e.state.is_terminal() || pause.elapsed() > Duration::from_secs(4)).await;
+        ended = settled.state.is_terminal();
+    }
+    kills
+}
+
+/// The full storm: `cargo test --test workers -- --ignored storm`.
+#[tokio::test]
+#[ignore = "takes many minutes; the test above is its small version"]
+async fn storm_of_kills_loses_and_doubles_nothing() {
+    let world = World::new().await;
+    world.import_digits().await;
+    let model = world.add_model(&repository("models/digits/standard.pt"), &digits_spec()).await;
+    let mut crew = vec![world.worker()];
+    world.until_checked(model.id).await;
+    world.pretend_speed(model.id, 1e-9).await;
+    let calm = world.submit(model.id, &protocol(), 0, 1280, &[5]).await;
+    world.until_ended(calm).await;
+    world.pretend_speed(model.id, 1e3).await;
+    crew.extend((0..7).map(|_| world.worker()));
+    let stormy = world.submit(model.id, &protocol(), 0, 1280, &[5]).await;
+    let start = Instant::now();
+    let kills = kill_until_ended(&world, &mut crew, stormy, 80, 7).await;
+    let evaluation = world.until_ended(stormy).await;
+    let attempts: i64 = sqlx::query_scalar("select sum(attempts) from shards where evaluation_id = $1")
+        .bind(stormy)
+        .fetch_one(&world.pool)
+        .await
+        .unwrap();
+    eprintln!("{} shards, {kills} kills, {attempts} attempts, {:?}", evaluation.shards_total, start.elapsed());
+    assert_eq!(evaluation.state, State::Succeeded, "{:?}", evaluation.outcome);
+    assert!(kills >= 60 && evaluation.shards_total >= 100);
+    assert_eq!(world.verdicts(stormy).await, world.verdicts(calm).await);
+}
+
+#[tokio::test]
+async fn cancelling_kills_the_evaluator_within_five_seconds() {
+    let world = World::new().await;
+    world.import_digits().await;
+    let model = world.add_model(&repository("models/digits/robust.pt"), &digits_spec()).await;
+    let mut worker = world.worker();
+    world.until_checked(model.id).await;
+    let mut slow = slow_protocol();
+    slow.attack[0].epsilon = serde_json::from_str("[0.001]").unwrap();
+    let id = world.submit(model.id, &slow, 0, 1797, &[0]).await;
+    let (mut child, start) = (None, Instant::now());
+    while child.is_none() && start.elapsed() < Duration::from_secs(60) {
+        world.until(id, |e| e.state == State::Running).await;
+        child = worker.children().first().copied();
+    }
+    let child = child.expect("a child runs the shard");
+    assert_eq!(queue::cancel(&world.pool, id).await.unwrap(), queue::Cancellation::Accepted);
+    let asked = Instant::now();
+    let alive = || std::path::Path::new(&format!("/proc/{child}/stat")).exists();
+    while alive() && asked.elapsed() < Duration::from_secs(5) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!alive(), "the evaluator still runs 5 s after the cancel");
+    let ended = world.until_ended(id).await;
+    assert_eq!((ended.state, ended.outcome.unwrap().code.as_str()), (State::Cancelled, "cancelled"));
+
+    // The worker itself goes on, and ends in an orderly way.
+    worker.signal(Signal::SIGTERM);
+    assert!(worker.wait().success());
+}
