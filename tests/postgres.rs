@@ -27,27 +27,25 @@ fn folder(mode: u32) -> TempDir {
     tempfile::Builder::new().permissions(fs::Permissions::from_mode(mode)).tempdir().unwrap()
 }
 
-/// A data folder with a cluster that is not running, copied from one that is created once.
+/// A data folder with a cluster that is not running, copied from one that stays in the target folder.
 async fn stopped_cluster() -> TempDir {
-    static TEMPLATE: OnceCell<TempDir> = OnceCell::const_new();
+    static TEMPLATE: OnceCell<PathBuf> = OnceCell::const_new();
     let create = || async {
-        let folder = folder(0o755);
-        let options = Options { durability: Durability::Disposable, ..Options::default() };
-        let cluster = Cluster::start(folder.path(), &options).await.unwrap();
-        assert_eq!(cluster.origin(), Origin::Created);
-        cluster.stop().await.unwrap();
-        folder
+        let data_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("postgres-template");
+        let lock = fs::File::create(data_dir.with_extension("lock")).unwrap();
+        lock.lock().unwrap();
+        common::postgres::start_disposable(&data_dir).await.stop().await.unwrap();
+        data_dir.join("postgres").canonicalize().unwrap()
     };
     let template = TEMPLATE.get_or_init(create).await;
     let folder = folder(0o755);
-    let copied =
-        Command::new("cp").arg("-a").arg(template.path().join("postgres")).arg(folder.path()).status().unwrap();
+    let copied = Command::new("cp").arg("-a").arg(template).arg(folder.path().join("postgres")).status().unwrap();
     assert!(copied.success());
     folder
 }
 
 async fn start(data_dir: &Path) -> Result<Cluster, PostgresError> {
-    Cluster::start(data_dir, &Options::default()).await
+    Cluster::start(data_dir, &Options { durability: Durability::Disposable, ..Options::default() }).await
 }
 
 async fn write_row(url: &str) {
@@ -73,7 +71,7 @@ const OWNER_DATA_DIR: &str = "GAUNTLET_TEST_OWNER_DATA_DIR";
 #[ignore = "a part in other tests"]
 async fn owner_process() {
     let data_dir = PathBuf::from(env::var_os(OWNER_DATA_DIR).expect("started by another test"));
-    let cluster = start(&data_dir).await.unwrap();
+    let cluster = Cluster::start(&data_dir, &Options::default()).await.unwrap();
     println!("\nurl={}", cluster.url());
     // Until killed, or until the test that started this one is gone.
     std::io::stdin().lines().for_each(drop);
@@ -134,6 +132,7 @@ async fn a_pid_file_that_names_another_program_is_taken_over_and_the_program_lef
     let stale =
         format!("{}\n{}\n1700000000\n5432\n{}\n\n 1 2\nready   \n", bystander.id(), data.display(), data.display());
     fs::write(data.join("postmaster.pid"), stale).unwrap();
+    fs::write(folder.path().join("postgres/.s.PGSQL.5432.lock"), format!("{}\n", bystander.id())).unwrap();
     assert_eq!(Cluster::url_if_running(folder.path()).unwrap(), None);
 
     let cluster = start(folder.path()).await.unwrap();

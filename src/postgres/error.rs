@@ -52,7 +52,7 @@ pub enum PostgresError {
     #[error("{what} failed. PostgreSQL said:\n{}\n{hint}", indent(said))]
     Tool { what: String, said: String, hint: String },
 
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}{}", path.display(), io_hint(source))]
     Io { action: &'static str, path: PathBuf, source: io::Error },
 }
 
@@ -97,6 +97,15 @@ fn hint(said: &str, place: &Path) -> String {
         format!("Correct {place}/data/postgresql.conf")
     } else {
         format!("PostgreSQL was working in {place}; if that does not help, set DATABASE_URL to a server of your own")
+    }
+}
+
+fn io_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => ". Run as the user it belongs to, or choose another data folder",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ". Free some space, or choose another data folder",
+        io::ErrorKind::ReadOnlyFilesystem => ". Choose another data folder",
+        _ => "",
     }
 }
 

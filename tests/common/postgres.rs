@@ -6,13 +6,13 @@
 
 use std::{
     env,
-    fs::File,
+    fs::{self, File},
     os::unix::process::CommandExt,
     path::Path,
     process::{Command, Stdio},
 };
 
-use gauntlet::postgres::{Cluster, Durability, Options};
+use gauntlet::postgres::{Cluster, Durability, Options, PostgresError};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -73,8 +73,7 @@ async fn start_server() -> String {
         if lock.try_lock().is_err() {
             continue;
         }
-        let options = Options { durability: Durability::Disposable, ..Options::default() };
-        let cluster = Cluster::start(&folder.join(format!("postgres-{slot}")), &options).await.unwrap();
+        let cluster = start_disposable(&folder.join(format!("postgres-{slot}"))).await;
         stop_when_this_process_ends(cluster.pid(), lock);
         let url = cluster.url().to_owned();
         drop_leftovers(&url).await;
@@ -83,6 +82,18 @@ async fn start_server() -> String {
         return url;
     }
     unreachable!("slots do not run out")
+}
+
+/// Starts the cluster of `data_dir`, and an empty one instead if PostgreSQL was upgraded since.
+pub async fn start_disposable(data_dir: &Path) -> Cluster {
+    let options = Options { durability: Durability::Disposable, ..Options::default() };
+    match Cluster::start(data_dir, &options).await {
+        Err(PostgresError::OtherVersion { .. }) => {
+            fs::remove_dir_all(data_dir).unwrap();
+            Cluster::start(data_dir, &options).await.unwrap()
+        }
+        started => started.unwrap(),
+    }
 }
 
 /// A shell that waits for the end of a pipe whose other end dies with this process, even by kill -9. Its standard
