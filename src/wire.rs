@@ -238,3 +238,97 @@ async fn read_up_to(stream: &mut (impl AsyncReadExt + Unpin), length: usize) -> 
     stream.take(length as u64).read_to_end(&mut bytes).await.map_err(WireError::from_read)?;
     if bytes.len() == length { Ok(bytes) } else { Err(WireError::Closed) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Format, Stage, builtin};
+
+    fn requests() -> Vec<Request> {
+        let conditions = builtin("pgd-linf").unwrap().conditions(Some("imagenet")).unwrap();
+        let spec = ModelSpec {
+            format: Format::Torchscript,
+            input: [3, 224, 224],
+            classes: 1000,
+            preprocessing: None,
+            stochastic: false,
+        };
+        vec![
+            Request::Start { device: Device::Cpu, threads: 2 },
+            Request::Load { path: "/models/ab".into(), spec, profile: None, batch: BatchWish::AtMost(64) },
+            Request::Probe,
+            Request::Shard(ShardRequest {
+                conditions: conditions[1..2].to_vec(),
+                seed: -3,
+                rule: VerdictRule::Majority(5),
+                first_image: 100,
+                labels: vec![7, 8],
+                witness_images: 1,
+            }),
+            Request::Examine { labels: vec![7], rule: VerdictRule::OneForward, seed: 4 },
+        ]
+    }
+
+    fn replies() -> Vec<Reply> {
+        let verdict = Verdict {
+            image: 100,
+            label: 7,
+            predicted: 9,
+            robust: false,
+            stage: Some(Stage::Attack("pgd".into())),
+            l1: 1.0,
+            l2: 0.5,
+            linf: 0.25,
+            forwards: 3,
+            backwards: 2,
+        };
+        vec![
+            Reply::Rejected { code: "wrong_shape".into(), found: "logits have shape [16, 5]".into() },
+            Reply::Progress { verdicts: 12 },
+            Reply::Done {
+                verdicts: vec![vec![verdict]],
+                witnesses: vec![WitnessAt { condition: 0, image: 100 }],
+                findings: vec![],
+            },
+            Reply::Failed { code: "out_of_memory".into(), detail: "too much".into() },
+        ]
+    }
+
+    /// Supervisors and children of different builds may meet: a change here must be meant.
+    #[test]
+    fn frames_look_as_they_always_did() {
+        insta::assert_json_snapshot!((requests(), replies()));
+    }
+
+    #[tokio::test]
+    async fn frames_survive_both_directions() {
+        for request in requests() {
+            let call = Call { nonce: Uuid::nil(), request };
+            let mut bytes = Vec::new();
+            send_async(&mut bytes, &call, b"pixels").await.unwrap();
+            assert_eq!(receive::<Call>(&mut bytes.as_slice()).unwrap(), (call, b"pixels".to_vec()));
+        }
+        for reply in replies() {
+            let answer = Answer { nonce: Uuid::nil(), reply };
+            let mut bytes = Vec::new();
+            send(&mut bytes, &answer, b"witness").unwrap();
+            assert_eq!(receive_async::<Answer>(&mut bytes.as_slice()).await.unwrap(), (answer, b"witness".to_vec()));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_frame_is_refused_before_memory_is_taken() {
+        let prefixed = |header: u32, payload: u64, rest: &[u8]| {
+            let mut bytes = header.to_le_bytes().to_vec();
+            bytes.extend(payload.to_le_bytes());
+            bytes.extend(rest);
+            bytes
+        };
+        let read = async |bytes: Vec<u8>| receive_async::<Answer>(&mut bytes.as_slice()).await.unwrap_err();
+        assert!(matches!(read(prefixed(u32::MAX, 0, b"")).await, WireError::TooLong { what: "a header", .. }));
+        assert!(matches!(read(prefixed(2, u64::MAX, b"{}")).await, WireError::TooLong { what: "a payload", .. }));
+        assert!(matches!(read(prefixed(2, 0, b"{}")).await, WireError::Header(_)));
+        assert!(matches!(read(prefixed(2, MAX_PAYLOAD, b"{}")).await, WireError::Closed));
+        assert!(matches!(read(b"abc".to_vec()).await, WireError::Closed));
+    }
+}

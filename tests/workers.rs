@@ -6,10 +6,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::world::{Verdicts, World, by_cell, digits_spec, repository};
-use gauntlet::protocol::Protocol;
+use gauntlet::protocol::{Device, Protocol};
 use gauntlet::queue;
 use gauntlet::store::evaluations::State;
 use gauntlet::store::evidence;
+use gauntlet::worker::{Child, ChildError, ChildOptions};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand_chacha::ChaCha8Rng;
@@ -38,7 +39,8 @@ fn protocol() -> Protocol {
 
 /// A long run of small shards.
 fn slow_protocol() -> Protocol {
-    let settings = [("steps".into(), "2000".into()), ("keep".into(), "last".into()), ("independent".into(), "true".into())];
+    let settings =
+        [("steps".into(), "2000".into()), ("keep".into(), "last".into()), ("independent".into(), "true".into())];
     Protocol::from_toml(include_str!("../src/protocol/builtin/pgd-linf.toml"), &settings).unwrap()
 }
 
@@ -117,7 +119,9 @@ async fn kill_until_ended(
         // Wait for progress between kills, so that an unlucky series does not use up a shard's attempts.
         let before = world.until(id, |_| true).await.shards_done;
         let pause = Instant::now();
-        let settled = world.until(id, |e| e.shards_done > before || e.state.is_terminal() || pause.elapsed() > Duration::from_secs(4)).await;
+        let settled = world
+            .until(id, |e| e.shards_done > before || e.state.is_terminal() || pause.elapsed() > Duration::from_secs(4))
+            .await;
         ended = settled.state.is_terminal();
     }
     kills
@@ -181,4 +185,31 @@ async fn cancelling_kills_the_evaluator_within_five_seconds() {
     // The worker itself goes on, and ends in an orderly way.
     worker.signal(Signal::SIGTERM);
     assert!(worker.wait().success());
+}
+
+/// Starts a script in the evaluator's place. Descriptor 3 is its socket.
+async fn impostor(world: &World, script: &str, no_progress: Duration) -> ChildError {
+    let path = world.data.path().join("impostor");
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let options = ChildOptions { binary: path, device: Device::Cpu, threads: 1, no_progress };
+    Child::start(&options).await.err().expect("an impostor does not start")
+}
+
+#[tokio::test]
+async fn crash_hang_garbage_and_absence_have_different_names() {
+    let world = World::new().await;
+    let patient = Duration::from_secs(60);
+    let crash = impostor(&world, "echo 'something broke' >&2; kill -SEGV $$", patient).await;
+    assert_eq!(crash.code(), "evaluator_crashed");
+    assert!(crash.to_string().contains("signal: 11") && crash.to_string().contains("something broke"), "{crash}");
+    let exit = impostor(&world, "exit 7", patient).await;
+    assert!(exit.code() == "evaluator_crashed" && exit.to_string().contains("7"), "{exit}");
+    let hang = impostor(&world, "exec sleep 600", Duration::from_millis(300)).await;
+    assert_eq!(hang.code(), "no_progress");
+    let garbage = impostor(&world, "head -c 4096 /dev/zero | tr '\\0' 'x' >&3; exec sleep 600", patient).await;
+    assert_eq!(garbage.code(), "protocol_violation");
+    let absent =
+        ChildOptions { binary: "/does/not/exist".into(), device: Device::Cpu, threads: 1, no_progress: patient };
+    assert_eq!(Child::start(&absent).await.err().unwrap().code(), "evaluator_not_started");
 }

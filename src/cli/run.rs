@@ -16,7 +16,9 @@ use super::show::{self, Format};
 use crate::config::Settings;
 use crate::dataset::{Batch, Catalogue, Manifest, Preset, Shape, Source, SourceOptions};
 use crate::protocol::report::{Diagnostics, Table, Tally, columns, row};
-use crate::protocol::{Condition, Finding, Format as ModelFormat, ModelSpec, NumericProfile, Preprocessing, Protocol, builtin, plan};
+use crate::protocol::{
+    Condition, Finding, Format as ModelFormat, ModelSpec, NumericProfile, Preprocessing, Protocol, builtin, plan,
+};
 use crate::store::evidence::{self, VerdictRow};
 use crate::wire::{BatchWish, Reply, Request, ShardRequest};
 use crate::worker::{Child, ChildError, ChildOptions, validate};
@@ -160,9 +162,10 @@ impl Images {
             return Ok(Self::Read(Arc::new(source)));
         }
         let catalogue = Catalogue::new(context::artifacts(settings)?.store());
-        let manifest = catalogue.get(&arguments.dataset).await.with_context(|| {
-            format!("{} is neither a path nor an imported dataset", arguments.dataset)
-        })?;
+        let manifest = catalogue
+            .get(&arguments.dataset)
+            .await
+            .with_context(|| format!("{} is neither a path nor an imported dataset", arguments.dataset))?;
         Ok(Self::Imported(catalogue, Box::new(manifest)))
     }
 
@@ -228,7 +231,11 @@ impl Slice {
         let first = arguments.offset;
         anyhow::ensure!(first < length, "--offset {first}: the dataset has {length} images");
         let count = arguments.images.unwrap_or(length - first);
-        anyhow::ensure!(count > 0 && count <= length - first, "--images {count}: {} follow image {first}", length - first);
+        anyhow::ensure!(
+            count > 0 && count <= length - first,
+            "--images {count}: {} follow image {first}",
+            length - first
+        );
         Ok(Self { first, count })
     }
 }
@@ -243,7 +250,12 @@ struct Session {
 }
 
 impl Session {
-    async fn open(arguments: &RunArguments, options: &ChildOptions, images: &Images, slice: &Slice) -> anyhow::Result<Self> {
+    async fn open(
+        arguments: &RunArguments,
+        options: &ChildOptions,
+        images: &Images,
+        slice: &Slice,
+    ) -> anyhow::Result<Self> {
         let file = std::path::absolute(&arguments.model)?;
         let sha256 = tokio::task::spawn_blocking({
             let file = file.clone();
@@ -267,7 +279,12 @@ impl Session {
                 }
                 Ok(_) => bail!("the evaluator gave an unexpected answer"),
                 // The dataset's class count was a guess; the model's own answer is better.
-                Err(ChildError::Rejected { code, found }) if code == "wrong_shape" && !guessed && arguments.spec.is_none() && arguments.model_classes.is_none() => {
+                Err(ChildError::Rejected { code, found })
+                    if code == "wrong_shape"
+                        && !guessed
+                        && arguments.spec.is_none()
+                        && arguments.model_classes.is_none() =>
+                {
                     guessed = true;
                     match classes_in(&found).filter(|&k| k >= images.classes()) {
                         Some(classes) => spec.classes = classes,
@@ -294,7 +311,9 @@ impl Session {
         let chunk = (plan::MAX_PIXEL_BYTES / images.shape().bytes() as u64).clamp(1, slice.count.into()) as u32;
         let total = u64::from(slice.count) * conditions.len() as u64 * seeds.len() as u64;
         let bar = if std::io::stderr().is_terminal() { ProgressBar::new(total) } else { ProgressBar::hidden() };
-        bar.set_style(ProgressStyle::with_template("{msg:24} {wide_bar} {human_pos}/{human_len} verdicts, {eta} left")?);
+        bar.set_style(ProgressStyle::with_template(
+            "{msg:24} {wide_bar} {human_pos}/{human_len} verdicts, {eta} left",
+        )?);
         let mut tallies = vec![vec![Tally::default(); conditions.len()]; seeds.len()];
         let (mut rows, mut findings) = (Vec::new(), Vec::new());
         for (s, &seed) in seeds.iter().enumerate() {
@@ -312,11 +331,13 @@ impl Session {
                         witness_images: 0,
                     });
                     let before = bar.position();
-                    let answer = self.child.ask(request, &batch.pixels, |n| bar.set_position(before + u64::from(n))).await?;
+                    let answer =
+                        self.child.ask(request, &batch.pixels, |n| bar.set_position(before + u64::from(n))).await?;
                     let (Reply::Done { verdicts, witnesses, findings: seen }, payload) = answer else {
                         bail!("the evaluator gave an unexpected answer")
                     };
-                    if let Err(problem) = validate::results(&cells, &batch, &self.spec, &verdicts, &witnesses, &payload) {
+                    if let Err(problem) = validate::results(&cells, &batch, &self.spec, &verdicts, &witnesses, &payload)
+                    {
                         bail!(ChildError::Garbage(problem));
                     }
                     bar.set_position(before + (batch.labels.len() * cells.len()) as u64);
@@ -324,7 +345,11 @@ impl Session {
                     for (&i, verdicts) in group.iter().zip(verdicts) {
                         tallies[s][i].add(&Tally::of(&verdicts));
                         let condition = &conditions[i].id;
-                        rows.extend(verdicts.into_iter().map(|verdict| VerdictRow { condition: condition.clone(), seed, verdict }));
+                        rows.extend(verdicts.into_iter().map(|verdict| VerdictRow {
+                            condition: condition.clone(),
+                            seed,
+                            verdict,
+                        }));
                     }
                 }
             }
@@ -340,7 +365,8 @@ fn spec(arguments: &RunArguments, images: &Images) -> anyhow::Result<ModelSpec> 
         return serde_json::from_str(&text).with_context(|| path.display().to_string());
     }
     let Shape { channels, height, width } = images.shape();
-    let preprocessing = arguments.mean.clone().zip(arguments.std.clone()).map(|(mean, std)| Preprocessing { mean, std });
+    let preprocessing =
+        arguments.mean.clone().zip(arguments.std.clone()).map(|(mean, std)| Preprocessing { mean, std });
     Ok(ModelSpec {
         format: ModelFormat::Torchscript,
         input: [channels, height, width],

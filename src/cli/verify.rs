@@ -14,11 +14,11 @@ use super::show::{self, Format};
 use crate::config::Settings;
 use crate::dataset::Catalogue;
 use crate::protocol::{Condition, ConditionKind, Norm, Verdict};
+use crate::store::Artifacts;
 use crate::store::evaluations::{self, Evaluation};
 use crate::store::evidence::{self, VerdictRow, WitnessSet};
 use crate::store::models::{self, Model};
 use crate::store::shards::{self, DoneShard};
-use crate::store::Artifacts;
 use crate::wire::{BatchWish, Examination, Reply, Request, ShardRequest};
 use crate::worker::Child;
 
@@ -90,10 +90,12 @@ pub async fn run(arguments: VerifyArguments, settings: &Settings) -> anyhow::Res
         .context("this machine cannot take the evaluation's numeric profile")?;
 
     let catalogue = Catalogue::new(artifacts.store());
-    let mut verifier = Verifier { evaluation: &evaluation, model: &model, artifacts, catalogue, child, report: Report::default() };
+    let mut verifier =
+        Verifier { evaluation: &evaluation, model: &model, artifacts, catalogue, child, report: Report::default() };
     verifier.report.evaluation = evaluation.id;
     verifier.report.stochastic = model.spec.stochastic;
-    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(shards.len() as u64) } else { ProgressBar::hidden() };
+    let bar =
+        if std::io::stderr().is_terminal() { ProgressBar::new(shards.len() as u64) } else { ProgressBar::hidden() };
     bar.set_style(ProgressStyle::with_template("Verifying {wide_bar} {pos}/{len} shards, {eta} left")?);
     for shard in &shards {
         verifier.shard(shard, arguments.stored_only).await?;
@@ -149,9 +151,8 @@ impl Verifier<'_> {
             self.witnesses(set, &verdicts).await?;
             stored.extend(set.images.iter().map(|&image| (set.condition.as_str(), image)));
         }
-        let unproven = |row: &&VerdictRow| {
-            !row.verdict.robust && !stored.contains(&(row.condition.as_str(), row.verdict.image))
-        };
+        let unproven =
+            |row: &&VerdictRow| !row.verdict.robust && !stored.contains(&(row.condition.as_str(), row.verdict.image));
         if !stored_only && verdicts.iter().any(|row| unproven(&row)) {
             self.regenerate(shard, &verdicts).await?;
         }
@@ -218,7 +219,13 @@ impl Verifier<'_> {
                     Some(&then) if then == now => self.report.regenerated_equal += 1,
                     Some(then) => {
                         let word = |v: &Verdict| if v.robust { "robust" } else { "broken" };
-                        let problem = format!("was {} (class {}), is {} (class {})", word(then), then.predicted, word(now), now.predicted);
+                        let problem = format!(
+                            "was {} (class {}), is {} (class {})",
+                            word(then),
+                            then.predicted,
+                            word(now),
+                            now.predicted
+                        );
                         self.report.disagree(&condition.id, shard.seed, now.image, problem);
                     }
                     None => self.report.disagree(&condition.id, shard.seed, now.image, "had no verdict".into()),

@@ -111,14 +111,18 @@ impl Child {
             Ok((Reply::Failed { code, detail }, _)) => Err(ChildError::Failed { code, detail }),
             Ok((Reply::Rejected { code, found }, _)) => Err(ChildError::Rejected { code, found }),
             Ok(answer) => Ok(answer),
-            Err(error) => {
-                // A closing child may need a moment to be reaped; one that lives on is killed.
-                let status = tokio::time::timeout(Duration::from_secs(2), self.process.wait()).await;
+            Err(ChildError::Crashed { how, log }) => {
+                // Its connection closed: it is about to end, or it only closed its connection and lives on.
+                let ended = tokio::time::timeout(Duration::from_secs(2), self.process.wait()).await;
                 self.kill().await;
-                match (error, status) {
-                    (ChildError::Crashed { .. }, Ok(Ok(status))) => Err(self.obituary(status)),
-                    (error, _) => Err(error),
-                }
+                Err(ended
+                    .ok()
+                    .and_then(Result::ok)
+                    .map_or(ChildError::Crashed { how, log }, |status| self.obituary(status)))
+            }
+            Err(error) => {
+                self.kill().await;
+                Err(error)
             }
         }
     }
