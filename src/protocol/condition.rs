@@ -111,7 +111,7 @@ pub enum Target {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Projection {
-    /// The nearest point of the ball (for L1: of ball ∩ box).
+    /// The nearest point of ball ∩ box; the order of projecting and clipping then means nothing.
     Euclidean,
     /// δ·min(1, ε/(‖δ‖ + 1e-7)) for L1 and L2, as ART does it. For L1 much weaker: raises finding `weak_projection`.
     Radial,

@@ -67,7 +67,7 @@ mod tests {
         assert_eq!([stream.bits(), stream.bits()], EXPECTED);
     }
 
-    const EXPECTED: [u64; 2] = [0, 0];
+    const EXPECTED: [u64; 2] = [4391452082626803185, 8525045933835236944];
 
     #[test]
     fn every_part_of_the_key_matters() {

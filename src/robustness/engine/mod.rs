@@ -8,8 +8,8 @@ mod driver;
 mod judge;
 mod kernel;
 
-pub use kernel::Kernel;
 pub(crate) use kernel::pull_back;
+pub use kernel::{Evaluation, Kernel, Objective};
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

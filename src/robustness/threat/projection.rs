@@ -19,31 +19,29 @@ pub struct Ball {
 impl Ball {
     /// The admissible image for a step that ended at `clean + delta`, which may be outside ball and box.
     /// `clean` float32 [n, …] in [0,1]; `delta` float64 [n, …], finite; `epsilon` float64 [n].
+    ///
+    /// The Euclidean projection is the nearest point of ball ∩ box, for which order means nothing: projecting on the ball
+    /// and then on the box would leave part of the budget unused wherever the box cuts.
     pub fn project(&self, clean: &Tensor, delta: &Tensor, epsilon: &Tensor) -> Tensor {
         let epsilon = per_row(epsilon, clean);
-        if (self.norm, self.projection) == (Norm::L1, Projection::Euclidean) {
-            return toward_clean(clean, &l1_ball_and_box(clean, delta, &epsilon));
-        }
-        let delta = match self.order {
-            ClipOrder::ProjectThenClip => clip(clean, &self.onto_ball(delta, &epsilon)),
-            // The ball's projections only shrink, so the box still holds afterwards.
-            ClipOrder::ClipThenProject => self.onto_ball(&clip(clean, delta), &epsilon),
+        let delta = match (self.norm, self.projection, self.order) {
+            (Norm::Linf, _, _) => clip(clean, &delta.minimum(&epsilon).maximum(&-&epsilon)),
+            (Norm::L2, Projection::Euclidean, _) => l2_ball_and_box(clean, delta, &epsilon),
+            (Norm::L1, Projection::Euclidean, _) => l1_ball_and_box(clean, delta, &epsilon),
+            (_, Projection::Radial, ClipOrder::ProjectThenClip) => clip(clean, &self.rescaled(delta, &epsilon)),
+            // Rescaling only shrinks, so the box still holds afterwards.
+            (_, Projection::Radial, ClipOrder::ClipThenProject) => self.rescaled(&clip(clean, delta), &epsilon),
         };
         toward_clean(clean, &delta)
     }
 
-    fn onto_ball(&self, delta: &Tensor, epsilon: &Tensor) -> Tensor {
+    /// δ·min(1, ε/(‖δ‖ + 1e-7)), L2 or L1.
+    fn rescaled(&self, delta: &Tensor, epsilon: &Tensor) -> Tensor {
         let length = match self.norm {
-            Norm::Linf => return delta.minimum(epsilon).maximum(&-epsilon),
-            Norm::L2 => flat(delta).square().sum_dim_intlist(1, false, Kind::Double).sqrt(),
             Norm::L1 => flat(delta).abs().sum_dim_intlist(1, false, Kind::Double),
+            _ => flat(delta).square().sum_dim_intlist(1, false, Kind::Double).sqrt(),
         };
-        let length = per_row(&length, delta);
-        let scale = match self.projection {
-            Projection::Euclidean => epsilon / length.clamp_min(f64::MIN_POSITIVE),
-            Projection::Radial => epsilon / (length + ART_TOLERANCE),
-        };
-        delta * scale.clamp_max(1.0)
+        delta * (epsilon / (per_row(&length, delta) + ART_TOLERANCE)).clamp_max(1.0)
     }
 }
 
@@ -62,11 +60,8 @@ pub fn linf_bounds(clean: &Tensor, epsilon: &Tensor) -> (Tensor, Tensor) {
 /// piecewise linear and decreasing in λ with breakpoints max(|dᵢ| − bᵢ, 0) and |dᵢ|; they are sorted, the sum follows at
 /// each from the slopes before it, and the root lies on the piece that crosses ε.
 fn l1_ball_and_box(clean: &Tensor, delta: &Tensor, epsilon: &Tensor) -> Tensor {
-    let wide = clean.to_kind(Kind::Double);
-    let ceiling: Tensor = 1.0 - &wide;
-    let room = ceiling.where_self(&delta.gt(0.0), &wide);
     let upper = flat(&delta.abs());
-    let lower = (&upper - flat(&room)).clamp_min(0.0);
+    let lower = (&upper - flat(&room(clean, delta))).clamp_min(0.0);
     let epsilon = epsilon.view([-1, 1]);
     let size = |lambda: &Tensor| (&upper - lambda).clamp_min(0.0).minimum(&(&upper - &lower));
 
@@ -86,4 +81,39 @@ fn l1_ball_and_box(clean: &Tensor, delta: &Tensor, epsilon: &Tensor) -> Tensor {
     let lambda = root.clamp_min(0.0) * total.gt_tensor(&epsilon).to_kind(Kind::Double);
 
     size(&lambda).view_as(delta) * delta.sign()
+}
+
+/// The Euclidean projection on {δ : ‖δ‖₂ ≤ ε, clean + δ ∈ [0,1]}.
+///
+/// δᵢ = sign(dᵢ)·min(s·|dᵢ|, bᵢ), where bᵢ is the room to the box in the direction of dᵢ and s ≤ 1 the largest factor
+/// with ‖δ‖₂ ≤ ε. Solving for s as if the coordinates now at the box were all that will ever be, and again with those
+/// that this brings there, climbs to the root from below and reaches it in finitely many rounds, a handful in practice;
+/// a row that has arrived stays, so rounds spent on its neighbours do not move it.
+fn l2_ball_and_box(clean: &Tensor, delta: &Tensor, epsilon: &Tensor) -> Tensor {
+    const MOST_ROUNDS: usize = 64;
+    let distance = flat(&delta.abs());
+    let room = flat(&room(clean, delta));
+    let squares = distance.square();
+    let room_squares = room.square();
+    let budget = epsilon.view([-1, 1]).square();
+    let sum = |values: Tensor| values.sum_dim_intlist(1, true, Kind::Double);
+    let mut scale = budget.zeros_like();
+    for _ in 0..MOST_ROUNDS {
+        let at_box = (&distance * &scale).ge_tensor(&room);
+        let spent = sum(room_squares.where_scalarother(&at_box, 0.0));
+        let free = sum(squares.masked_fill(&at_box, 0.0)).clamp_min(f64::MIN_POSITIVE);
+        let next = ((&budget - spent).clamp_min(0.0) / free).sqrt().clamp_max(1.0).maximum(&scale);
+        if next == scale {
+            break;
+        }
+        scale = next;
+    }
+    (distance * scale).minimum(&room).view_as(delta) * delta.sign()
+}
+
+/// How far each pixel may move in the direction of `delta`, float64.
+fn room(clean: &Tensor, delta: &Tensor) -> Tensor {
+    let down = clean.to_kind(Kind::Double);
+    let up: Tensor = 1.0 - &down;
+    up.where_self(&delta.gt(0.0), &down)
 }
