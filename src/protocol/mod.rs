@@ -7,6 +7,7 @@ mod file;
 mod finding;
 pub mod plan;
 mod profile;
+pub mod render;
 pub mod report;
 mod spec;
 pub mod stats;
