@@ -228,11 +228,7 @@ pub async fn method_not_allowed(request: Request) -> Problem {
 pub async fn explain(Path(code): Path<String>) -> Result<axum::Json<CodeView>, Problem> {
     let found = Code::ALL.iter().find(|c| c.name() == code);
     let found = found.ok_or_else(|| Problem::new(Code::NoSuchCode, format!("{code:?} is not an error code")))?;
-    Ok(axum::Json(CodeView {
-        code: found.name().into(),
-        status: found.status().as_u16(),
-        title: found.title().into(),
-    }))
+    Ok(axum::Json(CodeView { code: found.name().into(), status: found.status().as_u16(), title: found.title().into() }))
 }
 
 /// An error code.

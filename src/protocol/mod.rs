@@ -5,6 +5,7 @@ mod builtin;
 mod condition;
 mod file;
 mod finding;
+mod paired;
 pub mod plan;
 mod profile;
 pub mod render;
@@ -21,6 +22,7 @@ pub use condition::{
 };
 pub use file::{Aggregate, AttackBlock, AttackName, Clean, MAX_CONDITIONS, Protocol, ProtocolError};
 pub use finding::Finding;
+pub use paired::{Held, Paired, paired};
 pub use profile::{Device, MemoryFormat, NumericProfile, Platform, Precision};
 pub use spec::{Format, ModelSpec, Preprocessing, SpecError};
 pub use threat::{Epsilon, Norm, ThreatModel};

@@ -8,10 +8,10 @@ use uuid::Uuid;
 
 use super::Outcome;
 use super::models::Model;
-use crate::dataset::Manifest;
+use crate::dataset::{Manifest, Shape};
 use crate::protocol::plan::{self, Workload};
 use crate::protocol::report::Tally;
-use crate::protocol::{Condition, Finding, NumericProfile, Protocol};
+use crate::protocol::{Condition, ConditionKind, Finding, NumericProfile, Protocol};
 
 /// Which witnesses are stored. The rest can be regenerated from seeds and profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -40,8 +40,16 @@ impl WitnessPolicy {
     }
 }
 
+/// What the witnesses of `images` images take at most, in bytes: every attack condition breaks every image.
+pub fn witness_bytes(images: u32, conditions: &[Condition], seeds: usize, shape: Shape) -> u64 {
+    let attacks = conditions.iter().filter(|c| matches!(c.kind, ConditionKind::Attack(_))).count();
+    let each = shape.bytes() as u64 * size_of::<f32>() as u64;
+    u64::from(images) * attacks as u64 * seeds as u64 * each
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = EvaluationState)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum State {
     Queued,
