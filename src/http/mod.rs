@@ -1,1 +1,124 @@
-//! (http)
+//! The REST API: one file per resource, thin handlers, problem documents, OpenAPI.
+
+mod accept;
+pub mod compare;
+pub mod datasets;
+pub mod evaluation;
+pub mod evaluations;
+pub mod evidence;
+mod extract;
+pub mod health;
+pub mod leaderboard;
+mod metrics;
+mod middleware;
+pub mod models;
+mod openapi;
+pub mod page;
+pub mod problem;
+pub mod progress;
+pub mod protocols;
+mod state;
+mod table;
+mod upload;
+mod watch;
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::HeaderName;
+use axum::middleware::{from_fn, from_fn_with_state};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::trace::TraceLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::SwaggerUi;
+
+pub use metrics::metrics_router;
+pub use problem::{Code, Problem};
+pub use state::{AppState, Settings};
+
+/// Routes under a time limit.
+fn quick() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .merge(models::router())
+        .merge(datasets::router())
+        .merge(protocols::router())
+        .merge(evaluations::router())
+        .merge(evaluation::router())
+        .merge(table::router())
+        .merge(leaderboard::router())
+}
+
+/// Routes that last as long as their bytes, or their waiting, do.
+fn slow() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .merge(models::uploads())
+        .merge(evaluation::waiting_router())
+        .merge(evidence::router())
+        .merge(compare::router())
+}
+
+/// All routes, with `quick` ones as they come out of `limit`.
+fn routes(limit: impl FnOnce(OpenApiRouter<AppState>) -> OpenApiRouter<AppState>) -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(openapi::Described::openapi())
+        .merge(health::router())
+        .nest("/v1", limit(quick()).merge(slow()))
+}
+
+/// The description of the API.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    let mut api = routes(|quick| quick).into_openapi();
+    openapi::complete(&mut api);
+    api
+}
+
+/// The same as text: the content of `openapi.yaml`.
+pub fn openapi_yaml() -> String {
+    openapi().to_yaml().expect("the description is plain data")
+}
+
+/// The whole API with its middleware.
+pub fn router(state: AppState) -> Router {
+    let id = HeaderName::from_static(middleware::REQUEST_ID);
+    let timed = from_fn_with_state(state.clone(), middleware::time_limit);
+    let (router, _) = routes(|quick| quick.layer(timed)).split_for_parts();
+    let compressible = DefaultPredicate::new()
+        .and(NotForContentType::const_new(evidence::PARQUET))
+        .and(NotForContentType::const_new(evidence::SAFETENSORS));
+    let around = ServiceBuilder::new()
+        .layer(SetRequestIdLayer::new(id.clone(), MakeRequestUuid))
+        .layer(TraceLayer::new_for_http().make_span_with(middleware::span))
+        .layer(PropagateRequestIdLayer::new(id))
+        .layer(from_fn(middleware::measure))
+        .layer(CompressionLayer::new().compress_when(compressible))
+        .layer(CatchPanicLayer::custom(middleware::panicked));
+    router
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", openapi()))
+        .fallback(problem::no_such_route)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(DefaultBodyLimit::max(extract::MAX_JSON_BYTES))
+        .layer(around)
+        .with_state(state)
+}
+
+/// Serves until `shutdown`. Then no connection is accepted any more, long polls are answered at once, and what is in
+/// flight gets a bounded time to end.
+pub async fn serve(listener: TcpListener, mut state: AppState, shutdown: CancellationToken) -> std::io::Result<()> {
+    state.shutdown = shutdown.clone();
+    let drain: Duration = state.settings.drain_timeout;
+    let server = axum::serve(listener, router(state)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    tokio::select! {
+        ended = server => ended,
+        () = async { shutdown.cancelled().await; tokio::time::sleep(drain).await } => {
+            tracing::warn!("requests were still in flight {drain:?} after shutdown began");
+            Ok(())
+        }
+    }
+}

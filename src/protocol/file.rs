@@ -144,9 +144,15 @@ impl Protocol {
     }
 
     /// The same for a document that is already data.
-    pub fn from_value(mut value: Value, settings: &[(String, String)]) -> Result<Self, ProtocolError> {
-        for (name, text) in settings {
-            apply_setting(&mut value, name, text)?;
+    pub fn from_value(value: Value, settings: &[(String, String)]) -> Result<Self, ProtocolError> {
+        let settings: Vec<_> = settings.iter().map(|(name, text)| (name.clone(), setting_value(text))).collect();
+        Self::from_json(value, &settings)
+    }
+
+    /// The same with settings that are already data.
+    pub fn from_json(mut value: Value, settings: &[(String, Value)]) -> Result<Self, ProtocolError> {
+        for (name, setting) in settings {
+            apply_setting(&mut value, name, setting)?;
         }
         let protocol: Self = parse(value)?;
         protocol.validate()?;
@@ -269,20 +275,24 @@ fn parse<T: DeserializeOwned>(value: Value) -> Result<T, ProtocolError> {
     })
 }
 
-const DOCUMENT_KEYS: [&str; 4] = ["name", "version", "aggregate", "verdict"];
-
-/// Applies one `--set`. `steps` reaches every attack block, `attack.linf.steps` those of one norm or label,
-/// `attack.0.steps` one block; `verdict` and the other top-level keys the document. Values are TOML.
-fn apply_setting(document: &mut Value, name: &str, text: &str) -> Result<(), ProtocolError> {
-    let value = toml::from_str::<toml::Table>(&format!("value = {text}"))
+/// The value of a `--set name=text`: TOML if it reads as that, else a string.
+fn setting_value(text: &str) -> Value {
+    toml::from_str::<toml::Table>(&format!("value = {text}"))
         .ok()
         .and_then(|mut table| table.remove("value"))
         .and_then(|value| serde_json::to_value(value).ok())
-        .unwrap_or_else(|| Value::String(text.to_owned()));
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+const DOCUMENT_KEYS: [&str; 4] = ["name", "version", "aggregate", "verdict"];
+
+/// Applies one `--set`. `steps` reaches every attack block, `attack.linf.steps` those of one norm or label,
+/// `attack.0.steps` one block; `verdict` and the other top-level keys the document.
+fn apply_setting(document: &mut Value, name: &str, value: &Value) -> Result<(), ProtocolError> {
     let wrong = |problem: String| ProtocolError::new(format!("--set {name}"), problem);
     let object = document.as_object_mut().ok_or_else(|| wrong("the protocol is not a table".into()))?;
     if DOCUMENT_KEYS.contains(&name) {
-        object.insert(name.to_owned(), value);
+        object.insert(name.to_owned(), value.clone());
         return Ok(());
     }
     let (selector, key) = match name.strip_prefix("attack.") {

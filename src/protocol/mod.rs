@@ -5,8 +5,10 @@ mod builtin;
 mod condition;
 mod file;
 mod finding;
+mod paired;
 pub mod plan;
 mod profile;
+pub mod render;
 pub mod report;
 mod spec;
 pub mod stats;
@@ -20,6 +22,7 @@ pub use condition::{
 };
 pub use file::{Aggregate, AttackBlock, AttackName, Clean, MAX_CONDITIONS, Protocol, ProtocolError};
 pub use finding::Finding;
+pub use paired::{Held, Paired, paired};
 pub use profile::{Device, MemoryFormat, NumericProfile, Platform, Precision};
 pub use spec::{Format, ModelSpec, Preprocessing, SpecError};
 pub use threat::{Epsilon, Norm, ThreatModel};

@@ -1,5 +1,6 @@
 //! Bytes: models, datasets, verdicts and witnesses, in an object store.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -125,6 +126,11 @@ impl Artifacts {
 
     pub async fn get(&self, key: &str) -> Result<Bytes, ArtifactError> {
         Ok(self.store.get(&Key::from(key)).await?.bytes().await?)
+    }
+
+    /// Some bytes of an object.
+    pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, ArtifactError> {
+        Ok(self.store.get_range(&Key::from(key), range).await?)
     }
 
     /// Whether the store answers: lists one key.

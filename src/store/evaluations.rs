@@ -8,10 +8,10 @@ use uuid::Uuid;
 
 use super::Outcome;
 use super::models::Model;
-use crate::dataset::Manifest;
+use crate::dataset::{Manifest, Shape};
 use crate::protocol::plan::{self, Workload};
 use crate::protocol::report::Tally;
-use crate::protocol::{Condition, Finding, NumericProfile, Protocol};
+use crate::protocol::{Condition, ConditionKind, Finding, NumericProfile, Protocol};
 
 /// Which witnesses are stored. The rest can be regenerated from seeds and profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -40,8 +40,16 @@ impl WitnessPolicy {
     }
 }
 
+/// What the witnesses of `images` images take at most, in bytes: every attack condition breaks every image.
+pub fn witness_bytes(images: u32, conditions: &[Condition], seeds: usize, shape: Shape) -> u64 {
+    let attacks = conditions.iter().filter(|c| matches!(c.kind, ConditionKind::Attack(_))).count();
+    let each = shape.bytes() as u64 * size_of::<f32>() as u64;
+    u64::from(images) * attacks as u64 * seeds as u64 * each
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = EvaluationState)]
 #[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum State {
     Queued,
@@ -170,9 +178,25 @@ pub async fn get(pool: &PgPool, id: Uuid) -> Result<Option<Evaluation>, sqlx::Er
     sqlx::query_as(select("id = $1")).bind(id).fetch_optional(pool).await
 }
 
-/// The versions of these evaluations: a change of any kind raises them.
-pub async fn versions(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<(Uuid, i64)>, sqlx::Error> {
-    sqlx::query_as("select id, version from evaluations where id = any($1)").bind(ids).fetch_all(pool).await
+/// A mark that differs whenever the evaluation's row or its progress does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    pub version: i64,
+    /// Verdicts that running attempts reported.
+    pub progress: i64,
+}
+
+/// The stamps of those of these evaluations that exist.
+pub async fn stamps(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<(Uuid, Stamp)>, sqlx::Error> {
+    let rows: Vec<(Uuid, i64, i64)> = sqlx::query_as(
+        "select id, version, (select coalesce(sum(progress), 0)::bigint from shards
+                              where evaluation_id = e.id and state = 'running')
+         from evaluations e where id = any($1)",
+    )
+    .bind(ids)
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|(id, version, progress)| (id, Stamp { version, progress })).collect())
 }
 
 /// Filters of a listing.
@@ -327,19 +351,4 @@ pub async fn findings(pool: &PgPool, id: Uuid) -> Result<Vec<Finding>, sqlx::Err
     .fetch_all(pool)
     .await?;
     Ok(lists.into_iter().flat_map(|list| list.0).collect())
-}
-
-/// Verdicts reached and wanted, per condition; running attempts count with what they reported last.
-pub async fn progress(pool: &PgPool, id: Uuid) -> Result<Vec<(i32, i64, i64)>, sqlx::Error> {
-    sqlx::query_as(
-        "select c.condition,
-                sum(case s.state when 'done' then s.images when 'running' then s.progress / cardinality(s.conditions)
-                    else 0 end)::bigint,
-                sum(s.images)::bigint
-         from shards s, unnest(s.conditions) as c(condition)
-         where s.evaluation_id = $1 group by c.condition order by c.condition",
-    )
-    .bind(id)
-    .fetch_all(pool)
-    .await
 }

@@ -1,6 +1,7 @@
 //! Evidence files: verdicts as Parquet or CSV, witnesses as safetensors.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,7 +16,6 @@ use parquet::record::RowAccessor;
 use parquet::schema::parser::parse_message_type;
 use safetensors::tensor::{Dtype, SafeTensorError, TensorView};
 use safetensors::{SafeTensors, serialize};
-use serde::Serialize;
 
 use crate::protocol::{Stage, Verdict};
 
@@ -48,20 +48,38 @@ fn stage_from(text: &str) -> Option<Stage> {
     }
 }
 
-/// One row group, Snappy-compressed.
-pub fn to_parquet(rows: &[VerdictRow]) -> Result<Vec<u8>, ParquetError> {
-    let schema = Arc::new(parse_message_type(SCHEMA)?);
-    let properties = Arc::new(WriterProperties::builder().set_compression(Compression::SNAPPY).build());
-    let mut writer = SerializedFileWriter::new(Vec::new(), schema, properties)?;
-    let mut group = writer.next_row_group()?;
-    let mut index = 0;
-    while let Some(mut column) = group.next_column()? {
-        write_column(column.untyped(), index, rows)?;
-        column.close()?;
-        index += 1;
+/// Writes verdicts as one Parquet file, a row group (Snappy-compressed) per call of [`ParquetVerdicts::push`].
+pub struct ParquetVerdicts<W: Write + Send>(SerializedFileWriter<W>);
+
+impl<W: Write + Send> ParquetVerdicts<W> {
+    pub fn new(to: W) -> Result<Self, ParquetError> {
+        let schema = Arc::new(parse_message_type(SCHEMA)?);
+        let properties = Arc::new(WriterProperties::builder().set_compression(Compression::SNAPPY).build());
+        SerializedFileWriter::new(to, schema, properties).map(Self)
     }
-    group.close()?;
-    writer.into_inner()
+
+    pub fn push(&mut self, rows: &[VerdictRow]) -> Result<(), ParquetError> {
+        let mut group = self.0.next_row_group()?;
+        let mut index = 0;
+        while let Some(mut column) = group.next_column()? {
+            write_column(column.untyped(), index, rows)?;
+            column.close()?;
+            index += 1;
+        }
+        group.close().map(drop)
+    }
+
+    /// Writes the footer, without which the file is unreadable.
+    pub fn finish(self) -> Result<W, ParquetError> {
+        self.0.into_inner()
+    }
+}
+
+/// A Parquet file of one row group.
+pub fn to_parquet(rows: &[VerdictRow]) -> Result<Vec<u8>, ParquetError> {
+    let mut file = ParquetVerdicts::new(Vec::new())?;
+    file.push(rows)?;
+    file.finish()
 }
 
 fn write_column(writer: &mut ColumnWriter, index: usize, rows: &[VerdictRow]) -> Result<(), ParquetError> {
@@ -123,40 +141,24 @@ pub fn from_parquet(bytes: Bytes) -> Result<Vec<VerdictRow>, ParquetError> {
     .collect()
 }
 
-#[derive(Serialize)]
-struct CsvRow<'a> {
-    condition: &'a str,
-    seed: i64,
-    image: u32,
-    label: u32,
-    predicted: u32,
-    robust: bool,
-    stage: String,
-    l1: f64,
-    l2: f64,
-    linf: f64,
-    forwards: u32,
-    backwards: u32,
-}
-
 /// The same columns as the Parquet file, with a header line.
 pub fn to_csv(rows: &[VerdictRow]) -> Result<Vec<u8>, csv::Error> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
+    let mut file = CSV_HEADER.as_bytes().to_vec();
+    file.extend(csv_lines(rows)?);
+    Ok(file)
+}
+
+/// First line of a CSV file of verdicts.
+pub const CSV_HEADER: &str = "condition,seed,image,label,predicted,robust,stage,l1,l2,linf,forwards,backwards\n";
+
+/// One line per verdict, in the order of [`CSV_HEADER`].
+pub fn csv_lines(rows: &[VerdictRow]) -> Result<Vec<u8>, csv::Error> {
+    let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
     for VerdictRow { condition, seed, verdict: v } in rows {
-        writer.serialize(CsvRow {
-            condition,
-            seed: *seed,
-            image: v.image,
-            label: v.label,
-            predicted: v.predicted,
-            robust: v.robust,
-            stage: stage_text(&v.stage),
-            l1: v.l1,
-            l2: v.l2,
-            linf: v.linf,
-            forwards: v.forwards,
-            backwards: v.backwards,
-        })?;
+        writer.serialize((
+            (condition, seed, v.image, v.label, v.predicted, v.robust),
+            (stage_text(&v.stage), v.l1, v.l2, v.linf, v.forwards, v.backwards),
+        ))?;
     }
     writer.into_inner().map_err(|e| e.into_error().into())
 }
@@ -175,6 +177,7 @@ pub struct WitnessSet {
 }
 
 impl WitnessSet {
+    /// What its tensors are called, less the last part.
     fn name(&self) -> String {
         format!("{}/seed-{}", self.condition, self.seed)
     }

@@ -9,10 +9,21 @@ pub mod evidence;
 pub mod models;
 pub mod pool;
 pub mod protocols;
+pub mod report;
 pub mod shards;
+pub mod witnesses;
 pub mod workers;
 
 pub use artifacts::Artifacts;
+
+/// A failure of either half of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    #[error(transparent)]
+    Artifact(#[from] artifacts::ArtifactError),
+}
 
 /// The owner of everything until access keys exist.
 pub const LOCAL_OWNER: &str = "local";

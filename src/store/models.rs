@@ -2,10 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
+use super::artifacts::Uploaded;
+use super::{Artifacts, StoreError};
 use crate::protocol::{Finding, ModelSpec};
 
 /// Why a model cannot be evaluated.
@@ -15,6 +18,12 @@ pub struct Rejection {
     pub code: String,
     /// What the probe saw, in a sentence.
     pub found: String,
+}
+
+/// SHA-256 over the artifact's own hash and the canonical spec: what makes two submissions the same model.
+pub fn identity(sha256: &str, spec: &ModelSpec) -> String {
+    let spec = serde_json::to_string(spec).expect("a spec is plain data");
+    hex::encode(Sha256::digest(format!("{sha256}\n{spec}")))
 }
 
 /// What the probe measured.
@@ -47,8 +56,6 @@ pub struct NewModel<'a> {
     pub owner: &'a str,
     pub name: &'a str,
     pub identity: &'a str,
-    pub sha256: &'a str,
-    pub bytes: i64,
     pub spec: &'a ModelSpec,
 }
 
@@ -58,8 +65,31 @@ fn select(rest: &str) -> sqlx::AssertSqlSafe<String> {
     sqlx::AssertSqlSafe(format!("select {COLUMNS} from models where deleted_at is null and {rest}"))
 }
 
-/// Stores a model, or finds the owner's existing one of the same identity. The flag says whether it is new.
-pub async fn insert(pool: &PgPool, new: &NewModel<'_>) -> Result<(Model, bool), sqlx::Error> {
+/// Stores an uploaded model, or finds the owner's existing one of the same identity. The flag says whether it is new.
+/// The upload is gone afterwards: moved to its place, or discarded.
+pub async fn insert(
+    pool: &PgPool,
+    artifacts: &Artifacts,
+    upload: &Uploaded,
+    new: &NewModel<'_>,
+) -> Result<(Model, bool), StoreError> {
+    let stored = insert_locked(pool, artifacts, upload, new).await;
+    if stored.is_err() {
+        // Whichever of the two places the bytes have reached.
+        artifacts.discard(upload).await.ok();
+        forget_artifact(pool, artifacts, &upload.sha256).await.ok();
+    }
+    stored
+}
+
+async fn insert_locked(
+    pool: &PgPool,
+    artifacts: &Artifacts,
+    upload: &Uploaded,
+    new: &NewModel<'_>,
+) -> Result<(Model, bool), StoreError> {
+    let mut tx = pool.begin().await?;
+    lock_artifact(&mut tx, &upload.sha256).await?;
     let created: Option<Uuid> = sqlx::query_scalar(
         "insert into models (id, owner, name, identity, sha256, bytes, spec) values ($1, $2, $3, $4, $5, $6, $7)
          on conflict (owner, identity) where deleted_at is null do nothing returning id",
@@ -68,17 +98,41 @@ pub async fn insert(pool: &PgPool, new: &NewModel<'_>) -> Result<(Model, bool), 
     .bind(new.owner)
     .bind(new.name)
     .bind(new.identity)
-    .bind(new.sha256)
-    .bind(new.bytes)
+    .bind(&upload.sha256)
+    .bind(upload.bytes as i64)
     .bind(Json(new.spec))
-    .fetch_optional(pool)
+    .fetch_optional(&mut *tx)
     .await?;
     let model = sqlx::query_as(select("owner = $1 and identity = $2"))
         .bind(new.owner)
         .bind(new.identity)
-        .fetch_one(pool)
+        .fetch_one(&mut *tx)
         .await?;
+    match created {
+        Some(_) => artifacts.keep_model(upload).await?,
+        None => artifacts.discard(upload).await?,
+    }
+    tx.commit().await?;
     Ok((model, created.is_some()))
+}
+
+/// Serialises everything that adds or takes away references to an artifact. Held until the transaction ends.
+async fn lock_artifact(tx: &mut PgConnection, sha256: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 0))").bind(sha256).execute(tx).await.map(drop)
+}
+
+/// Deletes a model's bytes unless a model refers to them.
+pub async fn forget_artifact(pool: &PgPool, artifacts: &Artifacts, sha256: &str) -> Result<(), StoreError> {
+    let mut tx = pool.begin().await?;
+    lock_artifact(&mut tx, sha256).await?;
+    let references: i64 = sqlx::query_scalar("select count(*) from models where sha256 = $1 and deleted_at is null")
+        .bind(sha256)
+        .fetch_one(&mut *tx)
+        .await?;
+    if references == 0 {
+        artifacts.delete_model(sha256).await?;
+    }
+    Ok(tx.commit().await?)
 }
 
 pub async fn get(pool: &PgPool, id: Uuid) -> Result<Option<Model>, sqlx::Error> {
@@ -110,12 +164,11 @@ pub async fn list(pool: &PgPool, after: Option<(DateTime<Utc>, Uuid)>, limit: i6
 #[derive(Debug, PartialEq, Eq)]
 pub enum Deletion {
     NotFound,
-    /// Evaluations that still need the model.
-    InUse(i64),
-    /// Deleted; the artifact of this hash may go if the flag says that nobody else has it.
+    /// Evaluations that still need the model, oldest first.
+    InUse(Vec<Uuid>),
+    /// Deleted; call [`forget_artifact`] for its bytes.
     Done {
         sha256: String,
-        unreferenced: bool,
     },
 }
 
@@ -128,25 +181,21 @@ pub async fn delete(pool: &PgPool, id: Uuid) -> Result<Deletion, sqlx::Error> {
             .fetch_optional(&mut *tx)
             .await?;
     let Some(sha256) = found else { return Ok(Deletion::NotFound) };
-    let open: i64 = sqlx::query_scalar(
-        "select count(*) from evaluations where model_id = $1 and state in ('queued', 'running', 'cancelling')",
+    let open: Vec<Uuid> = sqlx::query_scalar(
+        "select id from evaluations where model_id = $1 and state in ('queued', 'running', 'cancelling') order by created_at",
     )
     .bind(id)
-    .fetch_one(&mut *tx)
+    .fetch_all(&mut *tx)
     .await?;
-    if open > 0 {
+    if !open.is_empty() {
         return Ok(Deletion::InUse(open));
     }
     sqlx::query("update models set deleted_at = now(), version = version + 1 where id = $1")
         .bind(id)
         .execute(&mut *tx)
         .await?;
-    let others: i64 = sqlx::query_scalar("select count(*) from models where sha256 = $1 and deleted_at is null")
-        .bind(&sha256)
-        .fetch_one(&mut *tx)
-        .await?;
     tx.commit().await?;
-    Ok(Deletion::Done { sha256, unreferenced: others == 0 })
+    Ok(Deletion::Done { sha256 })
 }
 
 /// Locks a model row so that its state cannot change before the transaction ends.

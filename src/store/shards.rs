@@ -3,7 +3,6 @@
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::evaluations::Evaluation;
 /// A committed shard and where its evidence lies.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct DoneShard {
@@ -27,27 +26,43 @@ pub async fn done(pool: &PgPool, evaluation: Uuid) -> Result<Vec<DoneShard>, sql
     .await
 }
 
-/// Finished evaluations of a protocol, newest per model and dataset slice.
-pub async fn newest_finished(pool: &PgPool, protocol: &str) -> Result<Vec<(Evaluation, String)>, sqlx::Error> {
-    #[derive(sqlx::FromRow)]
-    struct Row {
-        #[sqlx(flatten)]
-        evaluation: Evaluation,
-        model_name: String,
-    }
-    let rows: Vec<Row> = sqlx::query_as(
-        "select distinct on (e.model_id, e.dataset_hash, e.first_image, e.images, e.protocol) e.*, m.name as model_name
-         from evaluations e join models m on m.id = e.model_id
-         where e.protocol_name = $1 and e.state = 'succeeded'
-         order by e.model_id, e.dataset_hash, e.first_image, e.images, e.protocol, e.finished_at desc",
-    )
-    .bind(protocol)
-    .fetch_all(pool)
-    .await?;
-    Ok(rows.into_iter().map(|row| (row.evaluation, row.model_name)).collect())
+/// How far the shards of one group of conditions are.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct GroupProgress {
+    pub conditions: Vec<i32>,
+    /// Images × seeds of all shards, and of committed ones.
+    pub images: i64,
+    pub images_done: i64,
+    /// Verdicts that running attempts reported.
+    pub running_verdicts: i64,
+    pub running_shards: i64,
+    /// Seconds that the committed shards took.
+    pub seconds_done: f64,
 }
 
-/// Evaluations that have not ended, by state; and shards by state. For operators.
+impl GroupProgress {
+    /// Images that running attempts are through with, as far as their verdict count tells.
+    pub fn images_running(&self) -> i64 {
+        self.running_verdicts / (self.conditions.len() as i64).max(1)
+    }
+}
+
+/// Progress by group of conditions; empty before the shards are cut.
+pub async fn progress(pool: &PgPool, evaluation: Uuid) -> Result<Vec<GroupProgress>, sqlx::Error> {
+    sqlx::query_as(
+        "select conditions, sum(images)::bigint as images,
+             coalesce(sum(images) filter (where state = 'done'), 0)::bigint as images_done,
+             coalesce(sum(progress) filter (where state = 'running'), 0)::bigint as running_verdicts,
+             count(*) filter (where state = 'running') as running_shards,
+             coalesce(sum(seconds) filter (where state = 'done'), 0)::float8 as seconds_done
+         from shards where evaluation_id = $1 group by conditions order by conditions",
+    )
+    .bind(evaluation)
+    .fetch_all(pool)
+    .await
+}
+
+/// Shards by state. For operators.
 pub async fn counts(pool: &PgPool) -> Result<Vec<(String, i64)>, sqlx::Error> {
     sqlx::query_as("select state, count(*) from shards group by state").fetch_all(pool).await
 }

@@ -1,0 +1,89 @@
+//! `/healthz` and `/readyz`
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::extract::Json;
+use super::state::AppState;
+use crate::store::{pool, workers};
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// `ok`
+    pub status: String,
+}
+
+/// Whether requests can be served, part by part.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Readiness {
+    pub ready: bool,
+    pub parts: Vec<Part>,
+    /// What does not keep the server from serving, but its users from getting results.
+    pub warnings: Vec<String>,
+    pub version: String,
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Part {
+    /// `database`, `migrations` or `artifact_store`.
+    pub name: String,
+    pub ok: bool,
+    /// What is wrong with it.
+    pub reason: Option<String>,
+}
+
+pub fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(super::problem::explain))
+        .routes(routes!(super::openapi::document))
+}
+
+/// Whether the process answers; asks nothing else
+#[utoipa::path(get, path = "/healthz", tag = "service", responses((status = 200, body = Health)))]
+async fn healthz() -> Json<Health> {
+    Json(Health { status: "ok".into() })
+}
+
+/// Whether requests can be served, and why not
+#[utoipa::path(get, path = "/readyz", tag = "service",
+    responses((status = 200, body = Readiness), (status = 503, description = "Not ready", body = Readiness)))]
+async fn readyz(State(state): State<AppState>) -> Response {
+    let migrated = async {
+        match pool::is_migrated(&state.pool).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("run `gauntlet migrate`".to_owned()),
+            Err(sqlx::Error::Database(_)) => Err("no migration was ever applied: run `gauntlet migrate`".to_owned()),
+            Err(_) => Err("unknown while the database does not answer".to_owned()),
+        }
+    };
+    let database = async { sqlx::query("select 1").execute(&state.pool).await.map(drop).map_err(|e| e.to_string()) };
+    let artifacts = async { state.artifacts.check().await.map_err(|e| e.to_string()) };
+    let live = async { workers::live(&state.pool, None).await.map_err(|e| e.to_string()) };
+    let (database, migrated, artifacts, live) =
+        tokio::join!(in_time(database), in_time(migrated), in_time(artifacts), in_time(live));
+    let parts: Vec<Part> = [("database", database), ("migrations", migrated), ("artifact_store", artifacts)]
+        .map(|(name, result)| Part { name: name.into(), ok: result.is_ok(), reason: result.err() })
+        .into();
+    let ready = parts.iter().all(|part| part.ok);
+    let warnings = match live {
+        Ok(0) => vec!["no worker is connected: evaluations wait until `gauntlet worker` runs".into()],
+        _ => Vec::new(),
+    };
+    let version = env!("CARGO_PKG_VERSION").into();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(Readiness { ready, parts, warnings, version })).into_response()
+}
+
+async fn in_time<T>(check: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let limit = Duration::from_secs(2);
+    tokio::time::timeout(limit, check).await.unwrap_or_else(|_| Err("no answer within 2 s".into()))
+}

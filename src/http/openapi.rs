@@ -1,0 +1,52 @@
+//! The API's description, generated from the code.
+
+use axum::http::header;
+use axum::response::IntoResponse;
+use utoipa::OpenApi;
+use utoipa::openapi::path::Operation;
+
+use super::problem::{Problem, described};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Gauntlet",
+        description = "Measures how robust image classifiers are: submit a model, queue an evaluation, read its table. \
+                       Every error is a problem document (RFC 9457) with a stable `code`; times are UTC.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+        contact(),
+    ),
+    components(schemas(Problem)),
+    tags(
+        (name = "models", description = "Submitted artifacts and what is known about them"),
+        (name = "datasets", description = "What operators have imported"),
+        (name = "protocols", description = "Named, versioned lists of conditions"),
+        (name = "evaluations", description = "The jobs: model × dataset slice × protocol × seeds"),
+        (name = "results", description = "Tables, rankings, comparisons"),
+        (name = "evidence", description = "Verdicts and witnesses"),
+        (name = "service", description = "Health and description of the service"),
+    )
+)]
+pub struct Described;
+
+/// Adds what every operation can answer.
+pub fn complete(api: &mut utoipa::openapi::OpenApi) {
+    for (path, item) in &mut api.paths.paths {
+        let operations = [&mut item.get, &mut item.post, &mut item.delete];
+        for operation in operations.into_iter().flatten().filter(|_| path.starts_with("/v1/")) {
+            add(operation, "500", "The server failed; the cause is in its log");
+            add(operation, "503", "A part that the server needs does not answer");
+        }
+    }
+}
+
+fn add(operation: &mut Operation, status: &str, text: &str) {
+    operation.responses.responses.entry(status.to_owned()).or_insert_with(|| described(text).into());
+}
+
+/// This description
+#[utoipa::path(get, path = "/openapi.yaml", tag = "service",
+    responses((status = 200, description = "OpenAPI 3.1", body = String, content_type = "application/yaml")))]
+pub async fn document() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/yaml")], super::openapi_yaml())
+}

@@ -1,0 +1,54 @@
+//! What handlers share.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use super::watch::Watcher;
+use crate::dataset::Catalogue;
+use crate::store::Artifacts;
+
+/// Limits of the API.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Largest model file, in bytes.
+    pub max_model_bytes: u64,
+    /// Most bytes of witnesses that one evaluation may store.
+    pub max_witness_bytes: u64,
+    /// How long a request may take that neither uploads, downloads nor waits.
+    pub request_timeout: Duration,
+    /// How long uploads and downloads in flight may go on after shutdown began.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_model_bytes: 20 << 30,
+            max_witness_bytes: 2 << 30,
+            request_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// What handlers share.
+#[derive(Clone)]
+pub struct AppState {
+    pub pool: PgPool,
+    pub artifacts: Artifacts,
+    pub catalogue: Catalogue,
+    pub settings: Settings,
+    pub(super) watcher: Watcher,
+    /// Ends long polls.
+    pub(super) shutdown: CancellationToken,
+}
+
+impl AppState {
+    pub fn new(pool: PgPool, artifacts: Artifacts, settings: Settings) -> Self {
+        let catalogue = Catalogue::new(artifacts.store());
+        let watcher = Watcher::new(pool.clone());
+        Self { pool, artifacts, catalogue, settings, watcher, shutdown: CancellationToken::new() }
+    }
+}

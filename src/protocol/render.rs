@@ -1,0 +1,194 @@
+//! Tables as CSV, Markdown and LaTeX. The columns are stable: new ones are added at the end.
+
+use serde_json::Value;
+
+use super::report::{Columns, Row, Table};
+
+/// Columns of the CSV table.
+const CSV_COLUMNS: [&str; 16] = [
+    "evaluation",
+    "condition",
+    "kind",
+    "attack",
+    "norm",
+    "epsilon",
+    "type",
+    "severity",
+    "n",
+    "correct",
+    "accuracy",
+    "ci95_low",
+    "ci95_high",
+    "sd",
+    "forwards_per_image",
+    "backwards_per_image",
+];
+
+/// One line per condition, then one of kind `summary` per column that has a value.
+pub fn csv(table: &Table) -> String {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let write = |writer: &mut csv::Writer<Vec<u8>>, fields: Vec<String>| {
+        writer.write_record(fields).expect("writing to memory cannot fail");
+    };
+    write(&mut writer, CSV_COLUMNS.map(str::to_owned).to_vec());
+    for row in &table.conditions {
+        let condition = serde_json::to_value(&row.condition).expect("a condition is plain data");
+        let parameter = |key: &str| condition.get(key).map(plain).unwrap_or_default();
+        let mut fields = vec![table.evaluation.clone(), row.condition.id.clone()];
+        fields.extend(["kind", "attack", "norm", "epsilon", "type", "severity"].map(parameter));
+        fields.extend([row.n.to_string(), row.correct.to_string(), number(row.accuracy)]);
+        fields.extend([number(row.ci95.map(|c| c[0])), number(row.ci95.map(|c| c[1])), number(row.sd)]);
+        fields.extend([row.forwards_per_image.to_string(), row.backwards_per_image.to_string()]);
+        write(&mut writer, fields);
+    }
+    for (name, value) in columns(&table.columns) {
+        let mut fields = vec![String::new(); CSV_COLUMNS.len()];
+        (fields[0], fields[1], fields[2]) = (table.evaluation.clone(), name.into(), "summary".into());
+        fields[10] = value.to_string();
+        write(&mut writer, fields);
+    }
+    String::from_utf8(writer.into_inner().expect("writing to memory cannot fail")).expect("the fields are UTF-8")
+}
+
+/// A table in GitHub's dialect, the summary columns, and every finding.
+pub fn markdown(table: &Table) -> String {
+    let mut text = String::from("| condition | n | accuracy (%) | 95 % interval |\n|---|--:|--:|---|\n");
+    for row in &table.conditions {
+        let interval = row.ci95.map_or("–".into(), |[low, high]| format!("{} – {}", percent(low), percent(high)));
+        let id = row.condition.id.replace('|', "\\|");
+        text += &format!("| {id} | {} | {} | {interval} |\n", row.n, accuracy(row, " ± "));
+    }
+    let columns = columns(&table.columns);
+    if !columns.is_empty() {
+        let join = |f: fn(&(&'static str, f64)) -> String| columns.iter().map(f).collect::<Vec<_>>().join(" | ");
+        let rule = vec!["--:"; columns.len()].join("|");
+        text += &format!("\n| {} |\n|{rule}|\n| {} |\n", join(|c| c.0.replace('_', " ")), join(|c| percent(c.1)));
+    }
+    for finding in &table.diagnostics.findings {
+        text += &format!("\n> **{}**: {}\n", finding.code, finding.sentence);
+    }
+    if !table.complete {
+        text += "\nIncomplete: verdicts are still missing.\n";
+    }
+    text
+}
+
+/// A `tabular` for the booktabs package.
+pub fn latex(table: &Table) -> String {
+    let mut text = String::new();
+    if !table.complete {
+        text += "% Incomplete: verdicts are still missing.\n";
+    }
+    text += "\\begin{tabular}{lrrl}\n\\toprule\n";
+    text += "Condition & $n$ & Accuracy (\\%) & 95\\,\\% interval \\\\\n\\midrule\n";
+    for row in &table.conditions {
+        let interval = row.ci95.map_or("--".into(), |[low, high]| format!("{}--{}", percent(low), percent(high)));
+        let id = escape_latex(&row.condition.id);
+        text += &format!("{id} & {} & {} & {interval} \\\\\n", row.n, accuracy(row, " $\\pm$ "));
+    }
+    let columns = columns(&table.columns);
+    if !columns.is_empty() {
+        text += "\\midrule\n";
+    }
+    for (name, value) in columns {
+        text += &format!("{} & & {} & \\\\\n", name.replace('_', " "), percent(value));
+    }
+    text + "\\bottomrule\n\\end{tabular}\n"
+}
+
+fn accuracy(row: &Row, plus_minus: &str) -> String {
+    match (row.accuracy, row.sd) {
+        (None, _) => "–".into(),
+        (Some(a), None) => percent(a),
+        (Some(a), Some(sd)) => format!("{}{plus_minus}{}", percent(a), percent(sd)),
+    }
+}
+
+/// The summary columns that have a value, widest mean first.
+pub fn columns(columns: &Columns) -> Vec<(&'static str, f64)> {
+    let all = [
+        ("overall_mean", columns.overall_mean),
+        ("perturbation_mean", columns.perturbation_mean),
+        ("white_box", columns.white_box),
+        ("corruption", columns.corruption),
+        ("clean", columns.clean),
+    ];
+    all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+fn percent(fraction: f64) -> String {
+    format!("{:.1}", fraction * 100.0)
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or(String::new(), |v| v.to_string())
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn escape_latex(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c {
+            '&' | '%' | '$' | '#' | '_' | '{' | '}' => escaped.extend(['\\', c]),
+            '\\' => escaped.push_str("\\textbackslash{}"),
+            '~' => escaped.push_str("\\textasciitilde{}"),
+            '^' => escaped.push_str("\\textasciicircum{}"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::{Diagnostics, Tally, columns, row};
+    use super::super::{Aggregate, Finding, builtin};
+    use super::*;
+
+    fn table() -> Table {
+        let conditions = builtin("pgd-linf").unwrap().conditions(Some("mnist")).unwrap();
+        let tally = |correct| Tally { n: 1000, correct, ..Tally::default() };
+        let rows = vec![
+            row(&conditions[0], &[(0, tally(990)), (1, tally(990))]),
+            row(&conditions[3], &[(0, tally(919)), (1, tally(921))]),
+            row(&conditions[4], &[]),
+        ];
+        Table {
+            evaluation: "e1".into(),
+            complete: false,
+            columns: columns(&rows[..2], Aggregate::None),
+            conditions: rows,
+            diagnostics: Diagnostics::of(vec![Finding::new("odd", "It is odd.", Value::Null)]),
+            provenance: Value::Null,
+        }
+    }
+
+    #[test]
+    fn csv_has_the_figures_at_full_precision_under_named_columns() {
+        let text = csv(&table());
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let at = |name: &str| CSV_COLUMNS.iter().position(|c| *c == name).unwrap();
+        let records: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+        assert_eq!(records.len(), 3 + 2);
+        let attacked = &records[1];
+        let get = |name: &str| attacked[at(name)].to_owned();
+        assert_eq!([get("kind"), get("attack"), get("norm"), get("epsilon")], ["attack", "pgd", "linf", "0.3"]);
+        assert_eq!([get("n"), get("correct"), get("accuracy")], ["2000", "1840", "0.92"]);
+        assert_eq!(&records[2][at("accuracy")], "");
+        assert_eq!([&records[3][1], &records[3][2], &records[3][at("accuracy")]], ["white_box", "summary", "0.92"]);
+    }
+
+    #[test]
+    fn markdown_and_latex_show_percentages_spread_and_incompleteness() {
+        let text = markdown(&table());
+        assert!(text.contains("| pgd-linf-0.3 | 2000 | 92.0 ± 0.1 | 90.2 – 93.5 |"), "{text}");
+        assert!(text.contains("> **odd**: It is odd.") && text.contains("Incomplete"));
+        let text = latex(&table());
+        assert!(text.contains("pgd-linf-0.3 & 2000 & 92.0 $\\pm$ 0.1 & 90.2--93.5 \\\\"), "{text}");
+        assert!(text.starts_with("% Incomplete"));
+        assert_eq!(escape_latex("a_b%\\"), "a\\_b\\%\\textbackslash{}");
+    }
+}
