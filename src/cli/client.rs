@@ -11,7 +11,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::http::{EvaluationRequest, EvaluationView, ModelState, ModelView, Problem};
+use crate::http::Problem;
+use crate::http::evaluation::{EvaluationSummary, EvaluationView};
+use crate::http::evaluations::EvaluationRequest;
+use crate::http::models::{ModelState, ModelView};
+use crate::http::page::Page;
 use crate::protocol::ModelSpec;
 use crate::protocol::report::Table;
 
@@ -105,8 +109,8 @@ impl Client {
     }
 
     /// The newest evaluations, at most `limit`.
-    pub async fn evaluations(&self, limit: u32) -> anyhow::Result<Vec<crate::http::EvaluationSummary>> {
-        let page: crate::http::Page<_> = self.json(self.request(Method::GET, &format!("/evaluations?limit={limit}"))).await?;
+    pub async fn evaluations(&self, limit: u32) -> anyhow::Result<Vec<EvaluationSummary>> {
+        let page: Page<_> = self.json(self.request(Method::GET, &format!("/evaluations?limit={limit}"))).await?;
         Ok(page.items)
     }
 

@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use uuid::Uuid;
 
 use super::client::Client;
-use crate::http::EvaluationView;
+use crate::http::evaluation::EvaluationView;
 
 /// Follows an evaluation to its end; shows progress on a terminal's standard error, and changes of state elsewhere.
 pub async fn follow(client: &Client, id: Uuid, name: &str) -> anyhow::Result<EvaluationView> {

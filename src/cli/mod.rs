@@ -1,11 +1,18 @@
 //! The commands.
 
+mod client;
 mod context;
 mod dataset;
+mod demo;
+mod follow;
 mod run;
 mod show;
+mod submit;
+mod up;
 mod verify;
 mod worker;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -23,38 +30,80 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run everything here: database (embedded unless DATABASE_URL is set), API, workers.
+    Up,
+    /// Run the API alone; workers run elsewhere.
+    Serve,
+    /// Serve one device: check models and run shards until told to stop.
+    Worker,
+    /// Bring the database's schema forward.
+    Migrate,
     /// Import and manage datasets.
     #[command(subcommand)]
     Dataset(dataset::DatasetCommand),
-    /// Evaluate a model file here and now, without server or database.
-    Run(Box<run::RunArguments>),
-    /// Serve one device: check models and run shards until told to stop.
-    Worker,
+    /// Submit a model to a server and evaluate it.
+    Submit(Box<submit::SubmitArguments>),
+    /// Show one evaluation, or the newest ones.
+    Status(submit::StatusArguments),
+    /// Print an evaluation's table.
+    Table(submit::TableArguments),
+    /// Stop an evaluation.
+    Cancel(submit::CancelArguments),
     /// Examine an evaluation's evidence again, in a new process.
     Verify(verify::VerifyArguments),
+    /// Evaluate a model file here and now, without server or database.
+    Run(Box<run::RunArguments>),
+    /// See the whole path on real images, in a minute.
+    Demo(demo::DemoArguments),
+    /// Print the API's description, the content of openapi.yaml.
+    #[command(hide = true)]
+    Openapi,
     /// The evaluator child; started by workers only.
     #[cfg(feature = "evaluator")]
     #[command(hide = true)]
     Evaluate,
 }
 
-/// Parses the command line and runs the command.
-pub fn main() -> anyhow::Result<()> {
-    let Cli { global, command } = Cli::parse();
-    #[cfg(feature = "evaluator")]
-    if let Command::Evaluate = command {
-        return crate::evaluator::serve();
-    }
-    let settings = global.settings()?;
-    let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(async {
-        match command {
-            Command::Dataset(command) => dataset::run(command, context::artifacts(&settings)?.store()).await,
-            Command::Run(arguments) => run::run(*arguments, &settings).await,
-            Command::Worker => worker::run(&settings).await,
-            Command::Verify(arguments) => verify::run(arguments, &settings).await,
-            #[cfg(feature = "evaluator")]
-            Command::Evaluate => unreachable!("handled above"),
+/// Parses the command line and runs the command; an error is one paragraph on standard error.
+pub fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
         }
-    })
+    }
+}
+
+fn run(Cli { global, command }: Cli) -> anyhow::Result<()> {
+    match command {
+        #[cfg(feature = "evaluator")]
+        Command::Evaluate => crate::evaluator::serve(),
+        Command::Openapi => {
+            print!("{}", crate::http::openapi_yaml());
+            Ok(())
+        }
+        command => tokio::runtime::Runtime::new()?.block_on(run_async(global, command)),
+    }
+}
+
+async fn run_async(global: Global, command: Command) -> anyhow::Result<()> {
+    let settings = global.settings()?;
+    match command {
+        Command::Up => up::up(&settings).await,
+        Command::Serve => up::serve(&settings).await,
+        Command::Worker => worker::run(&settings).await,
+        Command::Migrate => up::migrate(&settings).await,
+        Command::Dataset(command) => dataset::run(command, context::artifacts(&settings)?.store()).await,
+        Command::Submit(arguments) => submit::submit(*arguments).await,
+        Command::Status(arguments) => submit::status(arguments).await,
+        Command::Table(arguments) => submit::table(arguments).await,
+        Command::Cancel(arguments) => submit::cancel(arguments).await,
+        Command::Verify(arguments) => verify::run(arguments, &settings).await,
+        Command::Run(arguments) => run::run(*arguments, &settings).await,
+        Command::Demo(arguments) => demo::run(arguments, &settings).await,
+        Command::Openapi => unreachable!("needs no runtime"),
+        #[cfg(feature = "evaluator")]
+        Command::Evaluate => unreachable!("needs no runtime"),
+    }
 }

@@ -13,7 +13,7 @@ use super::follow::{follow, status_line};
 use super::run::setting;
 use super::show::{self, Format};
 use crate::dataset::Shape;
-use crate::http::{EvaluationRequest, ProtocolChoice};
+use crate::http::evaluations::{EvaluationRequest, ProtocolChoice};
 use crate::protocol::{Format as ModelFormat, ModelSpec, Preprocessing, builtin};
 use crate::store::evaluations::{State, WitnessPolicy};
 

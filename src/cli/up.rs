@@ -1,5 +1,7 @@
 //! `gauntlet up` and `gauntlet serve`: the server, with or without database and workers of its own.
 
+use std::net::SocketAddr;
+
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -9,7 +11,7 @@ use tracing::{error, info};
 use super::context;
 use super::worker::stop_signal;
 use crate::config::Settings;
-use crate::http::{self, AppState, Limits};
+use crate::http::{self, AppState};
 use crate::postgres::{Cluster, Options};
 use crate::store::{Artifacts, pool};
 use crate::worker::{Shutdown, Worker};
@@ -17,72 +19,97 @@ use crate::worker::{Shutdown, Worker};
 /// Everything in one process group: the database (embedded unless one is configured), the API, and workers.
 pub async fn up(settings: &Settings) -> anyhow::Result<()> {
     context::init_logging(settings.log);
-    let cluster = match &settings.database_url {
-        Some(_) => None,
-        None => {
-            let options = Options { bin_dir: settings.postgres_bin.clone(), ..Options::default() };
-            let cluster = Cluster::start(&settings.data_dir, &options).await?;
-            info!(origin = ?cluster.origin(), pid = cluster.pid(), log = %cluster.log().display(), "embedded Postgres is up");
-            Some(cluster)
-        }
-    };
-    let url = cluster.as_ref().map(Cluster::url).or(settings.database_url.as_deref()).context("no database")?.to_owned();
-    let outcome = run(settings, &url, settings.workers).await;
-    if let Some(cluster) = cluster {
-        cluster.stop().await?;
-        info!("embedded Postgres has stopped");
-    }
-    outcome
+    Running::start(settings, settings.workers).await?.until_told_to_stop().await
 }
 
 /// The API alone; workers run elsewhere.
 pub async fn serve(settings: &Settings) -> anyhow::Result<()> {
     context::init_logging(settings.log);
-    let url = settings.database_url.clone().context("`gauntlet serve` needs DATABASE_URL; `gauntlet up` brings its own database")?;
-    run(settings, &url, 0).await
+    let problem = "`gauntlet serve` needs DATABASE_URL; `gauntlet up` brings its own database";
+    anyhow::ensure!(settings.database_url.is_some(), problem);
+    Running::start(settings, 0).await?.until_told_to_stop().await
 }
 
-async fn run(settings: &Settings, url: &str, workers: u32) -> anyhow::Result<()> {
-    let database = pool::connect(url, settings.database_connections).await.context("the database does not answer")?;
-    pool::migrate(&database).await.context("the migrations failed")?;
-    let artifacts = context::artifacts(settings)?;
-    let listener = listen(settings.listen, "listen").await?;
-    let metrics = listen(settings.metrics_listen, "metrics_listen").await?;
-    let (address, metrics_address) = (listener.local_addr()?, metrics.local_addr()?);
-
-    let stop = CancellationToken::new();
-    let limits = Limits { model_bytes: settings.max_model_bytes, witness_bytes: settings.max_witness_bytes };
-    let state = AppState::new(database, artifacts.clone(), limits);
-    let mut tasks = JoinSet::new();
-    tasks.spawn(http::serve_metrics(metrics, state.clone(), stop.clone()));
-    tasks.spawn(http::serve(listener, state, stop.clone()));
-    info!("API on http://{address} (documentation at /docs), metrics on http://{metrics_address}/metrics");
-
-    let shutdown = Shutdown::default();
-    let started = start_workers(settings, url, &artifacts, workers, &shutdown).await;
-    let crew = match started {
-        Ok(crew) => crew,
-        Err(problem) => {
-            stop.cancel();
-            return Err(problem.context("a worker could not start"));
-        }
-    };
-    tokio::select! {
-        signal = stop_signal() => signal?,
-        Some(ended) = tasks.join_next() => {
-            error!(?ended, "the server ended by itself");
-        }
-    }
-    info!("stopping; shards in hand go back to the queue");
-    // Workers first: their last words to the database need the server's pool only for as long as they last.
-    shutdown.now.cancel();
-    crew.join_all().await;
-    stop.cancel();
-    while tasks.join_next().await.is_some() {}
+/// `gauntlet migrate`: brings a configured database forward.
+pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
+    let database = context::database(settings, 1).await?;
+    pool::migrate(&database).await?;
+    println!("The schema is up to date.");
     Ok(())
 }
 
-async fn listen(address: std::net::SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+/// A server in this process.
+pub struct Running {
+    /// Where the API answers.
+    pub address: SocketAddr,
+    cluster: Option<Cluster>,
+    servers: JoinSet<std::io::Result<()>>,
+    crew: JoinSet<()>,
+    stop: CancellationToken,
+    shutdown: Shutdown,
+}
+
+impl Running {
+    /// Starts database, API and workers. What had started is stopped again when something cannot start.
+    pub async fn start(settings: &Settings, workers: u32) -> anyhow::Result<Self> {
+        let cluster = match &settings.database_url {
+            Some(_) => None,
+            None => {
+                let options = Options { bin_dir: settings.postgres_bin.clone(), ..Options::default() };
+                let cluster = Cluster::start(&settings.data_dir, &options).await?;
+                info!(origin = ?cluster.origin(), pid = cluster.pid(), log = %cluster.log().display(), "embedded Postgres is up");
+                Some(cluster)
+            }
+        };
+        let url = cluster.as_ref().map(Cluster::url).or(settings.database_url.as_deref()).context("no database")?.to_owned();
+        let database = pool::connect(&url, settings.database_connections).await.context("the database does not answer")?;
+        pool::migrate(&database).await.context("the migrations failed")?;
+        let artifacts = context::artifacts(settings)?;
+        let listener = listen(settings.listen, "listen").await?;
+        let metrics = listen(settings.metrics_listen, "metrics_listen").await?;
+        let (address, metrics_address) = (listener.local_addr()?, metrics.local_addr()?);
+
+        let (stop, shutdown) = (CancellationToken::new(), Shutdown::default());
+        let limits = http::Settings {
+            max_model_bytes: settings.max_model_bytes,
+            max_witness_bytes: settings.max_witness_bytes,
+            ..http::Settings::default()
+        };
+        let crew = start_workers(settings, &url, &artifacts, workers, &shutdown).await.context("a worker cannot start")?;
+        let mut servers = JoinSet::new();
+        let metrics_router = http::metrics_router(database.clone());
+        let stopped = stop.clone().cancelled_owned();
+        servers.spawn(async move { axum::serve(metrics, metrics_router).with_graceful_shutdown(stopped).await });
+        servers.spawn(http::serve(listener, AppState::new(database, artifacts, limits), stop.clone()));
+        info!("API on http://{address} (documentation at /docs), metrics on http://{metrics_address}/metrics");
+        Ok(Self { address, cluster, servers, crew, stop, shutdown })
+    }
+
+    /// Runs until SIGINT or SIGTERM, then stops in order.
+    pub async fn until_told_to_stop(mut self) -> anyhow::Result<()> {
+        tokio::select! {
+            signal = stop_signal() => signal?,
+            Some(ended) = self.servers.join_next() => error!(?ended, "the server ended by itself"),
+        }
+        self.stop().await
+    }
+
+    /// Gives shards in hand back to the queue, answers what is in flight, and stops the database last.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        info!("stopping; shards in hand go back to the queue");
+        self.shutdown.now.cancel();
+        self.crew.join_all().await;
+        self.stop.cancel();
+        while self.servers.join_next().await.is_some() {}
+        if let Some(cluster) = self.cluster {
+            cluster.stop().await?;
+            info!("embedded Postgres has stopped");
+        }
+        Ok(())
+    }
+}
+
+async fn listen(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}: choose another address with the setting `{setting}`"))
@@ -103,12 +130,4 @@ async fn start_workers(
         crew.spawn(worker.run(shutdown.clone()));
     }
     Ok(crew)
-}
-
-/// `gauntlet migrate`: brings a configured database forward.
-pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
-    let database = context::database(settings, 1).await?;
-    pool::migrate(&database).await?;
-    println!("The schema is up to date.");
-    Ok(())
 }
