@@ -9,10 +9,12 @@
 //! | [`loss`] | what attacks ascend |
 //! | [`model`] | the classifier boundary, TorchScript, the probe |
 //! | [`attack`] | one file per attack, mathematics only |
+//! | [`diagnostic`] | findings computed from a run itself |
 //! | [`engine`] | drives attacks over images in fixed-shape batches and writes verdicts |
 //! | [`training`] | the command behind the demo's two models |
 
 pub mod attack;
+pub mod diagnostic;
 pub mod engine;
 pub mod loss;
 pub mod model;

@@ -93,7 +93,11 @@ pub fn train(
             let index = Tensor::from_slice(rows);
             let (clean, truth) = (images.index_select(0, &index), labels.index_select(0, &index));
             let batch = match options.adversarial {
-                Some(epsilon) => network.attacked(&clean, &truth, epsilon, rows, options.seed, epoch)?,
+                // The radius grows over the first half: at full size from the start, the network learns nothing at all.
+                Some(epsilon) => {
+                    let epsilon = epsilon * (2.0 * done).min(1.0);
+                    network.attacked(&clean, &truth, epsilon, rows, options.seed, epoch)?
+                }
                 None => clean,
             };
             let logits = network.forward(&batch);

@@ -80,7 +80,10 @@ fn l1_ball_and_box(clean: &Tensor, delta: &Tensor, epsilon: &Tensor) -> Tensor {
     let root = end - missing / slope.gather(1, &crossing, false).clamp_min(1.0);
     let lambda = root.clamp_min(0.0) * total.gt_tensor(&epsilon).to_kind(Kind::Double);
 
-    size(&lambda).view_as(delta) * delta.sign()
+    let found = size(&lambda);
+    // λ carries rounding errors; the budget does not forgive them.
+    let length = found.sum_dim_intlist(1, true, Kind::Double).clamp_min(f64::MIN_POSITIVE);
+    (found * (epsilon / length).clamp_max(1.0)).view_as(delta) * delta.sign()
 }
 
 /// The Euclidean projection on {δ : ‖δ‖₂ ≤ ε, clean + δ ∈ [0,1]}.

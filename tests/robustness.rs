@@ -1,0 +1,20 @@
+//! The science against closed forms, brute force and its own promises.
+#![cfg(feature = "evaluator")]
+
+#[path = "robustness/support.rs"]
+mod support;
+
+#[path = "robustness/engine.rs"]
+mod engine;
+#[path = "robustness/linear.rs"]
+mod linear;
+#[path = "robustness/losses.rs"]
+mod losses;
+#[path = "robustness/probe.rs"]
+mod probe;
+#[path = "robustness/stochastic.rs"]
+mod stochastic;
+#[path = "robustness/threat.rs"]
+mod threat;
+#[path = "robustness/torchscript.rs"]
+mod torchscript;

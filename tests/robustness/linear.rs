@@ -1,0 +1,102 @@
+//! PGD against the closed-form optimum of a linear model.
+
+use gauntlet::protocol::*;
+use gauntlet::robustness::engine::Images;
+use gauntlet::robustness::rng::Stream;
+use tch::{Kind, Tensor};
+
+use crate::support::*;
+
+const SIDE: u32 = 5;
+const DIMENSION: usize = (SIDE * SIDE) as usize;
+
+/// The most that w·δ can be with ‖δ‖ ≤ ε and x + δ in the box.
+fn optimum(w: &[f64], x: &[f64], norm: Norm, epsilon: f64) -> f64 {
+    let room: Vec<f64> = w.iter().zip(x).map(|(w, x)| if *w > 0.0 { 1.0 - x } else { *x }).collect();
+    let gain = |delta: &dyn Fn(usize) -> f64| (0..w.len()).map(|i| w[i].abs() * delta(i).min(room[i])).sum::<f64>();
+    match norm {
+        Norm::Linf => gain(&|_| epsilon),
+        // The best pixels first, each to the box.
+        Norm::L1 => {
+            let mut order: Vec<usize> = (0..w.len()).collect();
+            order.sort_by(|a, b| w[*b].abs().total_cmp(&w[*a].abs()));
+            let mut left = epsilon;
+            order.into_iter().fold(0.0, |gain, i| {
+                let spent = room[i].min(left);
+                left -= spent;
+                gain + w[i].abs() * spent
+            })
+        }
+        // δᵢ = min(t|wᵢ|, roomᵢ) with the largest t that the budget allows.
+        Norm::L2 => {
+            let length = |t: f64| (0..w.len()).map(|i| (t * w[i].abs()).min(room[i]).powi(2)).sum::<f64>().sqrt();
+            let (mut low, mut high) = (0.0, 1e9);
+            for _ in 0..200 {
+                let middle = 0.5 * (low + high);
+                if length(middle) <= epsilon { low = middle } else { high = middle }
+            }
+            gain(&|i| low * w[i].abs())
+        }
+    }
+}
+
+/// Logits (0, w·x − threshold), scaled.
+fn model(w: &[f64], threshold: f64, scale: f64) -> impl gauntlet::robustness::model::Classifier {
+    let w = Tensor::from_slice(w).view([-1, 1]);
+    let logits = move |images: &Tensor| {
+        let score = (images.flatten(1, -1).to_kind(Kind::Double).matmul(&w) - threshold) * scale;
+        Tensor::cat(&[score.zeros_like(), score], 1).to_kind(Kind::Float)
+    };
+    Model { spec: spec([1, SIDE, SIDE], 2), logits }
+}
+
+fn is_broken(w: &[f64], pixels: &[u8], threshold: f64, scale: f64, norm: Norm, epsilon: f64, pgd: &Pgd) -> bool {
+    let images = Images { indices: vec![0], pixels: pixels.to_vec(), labels: vec![0] };
+    let model = model(w, threshold, scale);
+    let outcomes = attack_with(&model, &images, &ladder(norm, &[epsilon], true, pgd), VerdictRule::OneForward, 1);
+    !outcomes[0].verdict.robust
+}
+
+#[test]
+fn pgd_reaches_the_optimum_of_a_linear_model_in_every_norm() {
+    for case in 0..6 {
+        let mut stream = Stream::new(0, 0, case, 0);
+        let w: Vec<f64> = (0..DIMENSION).map(|_| stream.normals()[0]).collect();
+        // Half of the pixels black or white, so that the box matters.
+        let pixels: Vec<u8> = (0..DIMENSION)
+            .map(|_| if stream.uniform() < 0.5 { stream.below(256) as u8 } else { (stream.below(2) * 255) as u8 })
+            .collect();
+        let x: Vec<f64> = pixels.iter().map(|v| f64::from(*v) / 255.0).collect();
+        let score: f64 = w.iter().zip(&x).map(|(w, x)| w * x).sum();
+        let pgd = Pgd { steps: 100, step_size: StepSize::OfEpsilon(0.1), ..pgd() };
+        for (norm, radii) in [(Norm::Linf, [0.02, 0.3]), (Norm::L2, [0.1, 1.5]), (Norm::L1, [0.4, 4.0])] {
+            for epsilon in radii {
+                let best = optimum(&w, &x, norm, epsilon);
+                let attack = |share: f64, scale: f64, loss: Loss| {
+                    let pgd = Pgd { loss, ..pgd.clone() };
+                    is_broken(&w, &pixels, score + share * best, scale, norm, epsilon, &pgd)
+                };
+                assert!(attack(0.99, 1.0, Loss::CrossEntropy), "case {case}: {norm} {epsilon}, within one percent");
+                assert!(attack(0.99, 1.0, Loss::Margin), "case {case}: {norm} {epsilon}, margin loss");
+                assert!(attack(0.99, 1e6, Loss::CrossEntropy), "case {case}: {norm} {epsilon}, saturated logits");
+                assert!(!attack(1.0001, 1.0, Loss::CrossEntropy), "case {case}: {norm} {epsilon}, beyond the optimum");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_first_step_moves_the_length_it_was_told() {
+    let w = vec![1.0; DIMENSION];
+    let images = Images { indices: vec![0], pixels: vec![128; DIMENSION], labels: vec![0] };
+    let model = model(&w, 0.0, 1.0);
+    for (norm, length) in [(Norm::Linf, 0.05), (Norm::L2, 0.05), (Norm::L1, 0.05)] {
+        for projection in [Projection::Euclidean, Projection::Radial] {
+            let pgd = Pgd { steps: 1, step_size: StepSize::Absolute(length), keep: Keep::Last, projection, ..pgd() };
+            let outcome = &attack(&model, &images, &ladder(norm, &[0.2], true, &pgd))[0];
+            let sizes = [outcome.verdict.linf, outcome.verdict.l2, outcome.verdict.l1];
+            let moved = sizes[[Norm::Linf, Norm::L2, Norm::L1].iter().position(|n| *n == norm).unwrap()];
+            assert!((moved - length).abs() < 1e-5, "{norm} {projection:?}: {moved}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+use gauntlet::protocol::Loss;
+use gauntlet::robustness::loss::ascend;
+use tch::{Kind, Tensor};
+
+use crate::support::{to_vec, uniform};
+
+/// Loss and gradient as autograd has them, float64.
+fn by_autograd(loss: Loss, logits: &Tensor, labels: &Tensor, targets: Option<&Tensor>) -> (Tensor, Tensor) {
+    let logits = logits.to_kind(Kind::Double).detach().set_requires_grad(true);
+    let at = |class: &Tensor| logits.gather(1, &class.unsqueeze(1), false).squeeze_dim(1);
+    let log_probability = |class: &Tensor| at(class) - logits.logsumexp(1, false);
+    let values = match (loss, targets) {
+        (Loss::CrossEntropy, None) => -log_probability(labels),
+        (Loss::CrossEntropy, Some(targets)) => log_probability(targets),
+        (Loss::Margin, Some(targets)) => at(targets) - at(labels),
+        (Loss::Margin, None) => {
+            let wrong = logits.scatter_value(1, &labels.unsqueeze(1), f64::NEG_INFINITY);
+            wrong.amax(1, false) - at(labels)
+        }
+    };
+    values.sum(Kind::Double).backward();
+    (values.detach(), logits.grad())
+}
+
+#[test]
+fn losses_and_gradients_agree_with_autograd() {
+    let logits = uniform(&[6, 5], -4.0, 4.0, 1);
+    let labels = Tensor::from_slice(&[0i64, 1, 2, 3, 4, 0]);
+    let targets = Tensor::from_slice(&[1i64, 0, 4, 2, 3, 3]);
+    for loss in [Loss::CrossEntropy, Loss::Margin] {
+        for targets in [None, Some(&targets)] {
+            let found = ascend(loss, &logits, &labels, targets);
+            let gradient = found.cotangent.to_kind(Kind::Double) * found.log_scale.exp().unsqueeze(1);
+            let (values, expected) = by_autograd(loss, &logits, &labels, targets);
+            assert!(found.loss.allclose(&values, 1e-12, 1e-12, false), "{loss:?} {targets:?}");
+            assert!(gradient.allclose(&expected, 1e-6, 1e-7, false), "{loss:?} {targets:?}");
+        }
+    }
+}
+
+#[test]
+fn saturated_cross_entropy_still_points_at_the_nearest_rival() {
+    let logits = Tensor::from_slice(&[3e5f32, 1e5, -2e5]).view([1, 3]);
+    let found = ascend(Loss::CrossEntropy, &logits, &Tensor::from_slice(&[0i64]), None);
+    assert_eq!(to_vec(&found.cotangent), [-1.0, 1.0, 0.0]);
+    assert_eq!(to_vec(&found.log_scale), [-2e5]);
+    assert_eq!(to_vec(&found.loss), [0.0]);
+}
