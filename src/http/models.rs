@@ -111,7 +111,11 @@ pub fn uploads() -> OpenApiRouter<AppState> {
         (status = 201, description = "Stored", body = ModelView, headers(("Location" = String))),
         (status = 200, description = "It was there already", body = ModelView, headers(("Location" = String))),
         BadRequest, PayloadTooLarge, WrongMediaType, Unprocessable))]
-async fn submit_model(State(state): State<AppState>, Owner(owner): Owner, request: Request) -> Result<Response, Problem> {
+async fn submit_model(
+    State(state): State<AppState>,
+    Owner(owner): Owner,
+    request: Request,
+) -> Result<Response, Problem> {
     let form = Multipart::from_request(request, &state).await.map_err(|e| match e.status() {
         StatusCode::BAD_REQUEST => {
             Problem::new(Code::UnsupportedMediaType, "send multipart/form-data with the parts spec, file and name")
@@ -156,7 +160,10 @@ struct Listing {
 /// List models, newest first
 #[utoipa::path(get, path = "/models", tag = "models", params(Listing),
     responses((status = 200, body = Page<ModelView>), BadRequest))]
-async fn list_models(State(state): State<AppState>, Query(listing): Query<Listing>) -> Result<Json<Page<ModelView>>, Problem> {
+async fn list_models(
+    State(state): State<AppState>,
+    Query(listing): Query<Listing>,
+) -> Result<Json<Page<ModelView>>, Problem> {
     let limit = page::limit(listing.limit)?;
     let after = page::cursor(listing.cursor.as_deref())?;
     let rows = models::list(&state.pool, after, limit + 1).await?;

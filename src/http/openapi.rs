@@ -40,7 +40,9 @@ pub fn complete(api: &mut utoipa::openapi::OpenApi) {
             }
             for response in operation.responses.responses.values_mut() {
                 // The specification wants a description even where the schema says it all.
-                if let RefOr::T(response) = response && response.description.is_empty() {
+                if let RefOr::T(response) = response
+                    && response.description.is_empty()
+                {
                     response.description = "As asked for".into();
                 }
             }

@@ -119,7 +119,8 @@ async fn an_upload_that_breaks_off_leaves_nothing_behind() {
     let bench = Bench::start().await;
     let mut socket = tokio::net::TcpStream::connect(bench.url.strip_prefix("http://").unwrap()).await.unwrap();
     let part = "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"m.pt\"\r\n\r\nsome of the bytes";
-    let head = "POST /v1/models HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 9999";
+    let head =
+        "POST /v1/models HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 9999";
     socket.write_all(format!("{head}\r\n\r\n{part}").as_bytes()).await.unwrap();
     // Half-closing ends the body early; the server's end of the connection then tells that it is done with it.
     socket.shutdown().await.unwrap();

@@ -41,7 +41,10 @@ async fn the_table_has_counts_intervals_columns_and_provenance() {
     assert_eq!(of("n"), [80, 80, 80]);
     assert_eq!(of("correct"), [72, 40, 20]);
     assert_eq!(of("accuracy"), [0.9, 0.5, 0.25]);
-    assert_eq!((&rows[1]["attack"], &rows[1]["norm"], &rows[1]["epsilon"]), (&json!("pgd"), &json!("linf"), &json!(0.1)));
+    assert_eq!(
+        (&rows[1]["attack"], &rows[1]["norm"], &rows[1]["epsilon"]),
+        (&json!("pgd"), &json!("linf"), &json!(0.1))
+    );
     assert_eq!(rows[1]["stages"], json!([{"attack": "pgd", "broken": 40}]));
     // Wilson for 20 of 40: (0.5 ± …) at 95 %, by hand.
     let [low, high] = [&rows[1]["ci95"][0], &rows[1]["ci95"][1]].map(|v| v.as_f64().unwrap());
@@ -85,7 +88,10 @@ async fn the_table_comes_in_the_format_that_is_asked_for() {
         let negotiated = bench.client.get(bench.at(&path)).header(ACCEPT, accept).send().await.unwrap();
         let suffixed = bench.get(&format!("{path}{suffix}")).await;
         for response in [negotiated, suffixed] {
-            assert_eq!((response.status().as_u16(), &response.headers()["content-type"]), (200, &kind.parse().unwrap()));
+            assert_eq!(
+                (response.status().as_u16(), &response.headers()["content-type"]),
+                (200, &kind.parse().unwrap())
+            );
             let text = response.text().await.unwrap();
             assert!(text.contains(part), "{text}");
         }
@@ -160,7 +166,10 @@ async fn a_comparison_pairs_the_images_that_both_have() {
     let row = &comparison["conditions"][1];
     // Of images 8–39, a loses the 4 with index 7 mod 8, b the 16 odd ones, the 4 among them.
     assert_eq!((&row["id"], &row["n"]), (&json!("pgd-linf-0.1"), &json!(32)));
-    assert_eq!((&row["accuracy_a"], &row["accuracy_b"], &row["difference"]), (&json!(0.875), &json!(0.5), &json!(0.375)));
+    assert_eq!(
+        (&row["accuracy_a"], &row["accuracy_b"], &row["difference"]),
+        (&json!(0.875), &json!(0.5), &json!(0.375))
+    );
     assert_eq!((&row["only_a"], &row["only_b"], &row["same_parameters"]), (&json!(12), &json!(0), &json!(true)));
     // 2 · 2⁻¹²
     assert!((row["p"].as_f64().unwrap() - 2f64.powi(-11)).abs() < 1e-12);

@@ -55,7 +55,10 @@ async fn metrics_count_requests_by_route_and_read_the_queue_from_the_database() 
     let response = http::metrics_router(bench.pool.clone()).oneshot(request).await.unwrap();
     let text = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
     let text = std::str::from_utf8(&text).unwrap();
-    assert!(text.contains("gauntlet_http_requests_total{method=\"GET\",route=\"/v1/models/{id}\",status=\"200\"}"), "{text}");
+    assert!(
+        text.contains("gauntlet_http_requests_total{method=\"GET\",route=\"/v1/models/{id}\",status=\"200\"}"),
+        "{text}"
+    );
     for line in [
         "gauntlet_shards{state=\"queued\"} 4",
         "gauntlet_evaluations{state=\"queued\"} 1",
@@ -84,5 +87,8 @@ async fn a_request_keeps_the_id_it_came_with_and_answers_are_compressed_on_reque
     let bench = Bench::start().await;
     let request = bench.client.get(bench.at("/v1/protocols"));
     let response = request.header("x-request-id", "abc").header("accept-encoding", "gzip").send().await.unwrap();
-    assert_eq!((&response.headers()["x-request-id"], &response.headers()["content-encoding"]), (&"abc".parse().unwrap(), &"gzip".parse().unwrap()));
+    assert_eq!(
+        (&response.headers()["x-request-id"], &response.headers()["content-encoding"]),
+        (&"abc".parse().unwrap(), &"gzip".parse().unwrap())
+    );
 }

@@ -6,9 +6,7 @@ use std::time::Duration;
 use gauntlet::dataset::{Catalogue, ImportOptions, Manifest, Preset, Shape, Source};
 use gauntlet::http::{self, AppState, Settings};
 use gauntlet::protocol::report::Tally;
-use gauntlet::protocol::{
-    Device, MemoryFormat, NumericProfile, Platform, Precision, Stage, Verdict,
-};
+use gauntlet::protocol::{Device, MemoryFormat, NumericProfile, Platform, Precision, Stage, Verdict};
 use gauntlet::queue::{self, Claimed, ShardResult};
 use gauntlet::store::evidence::{self, VerdictRow, WitnessSet};
 use gauntlet::store::models::ProbeReport;
