@@ -18,18 +18,18 @@ pub struct Datasets {
 }
 
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get))
+    OpenApiRouter::new().routes(routes!(list_datasets)).routes(routes!(get_dataset))
 }
 
 /// List datasets
 #[utoipa::path(get, path = "/datasets", tag = "datasets", responses((status = 200, body = Datasets)))]
-async fn list(State(state): State<AppState>) -> Result<Json<Datasets>, Problem> {
+async fn list_datasets(State(state): State<AppState>) -> Result<Json<Datasets>, Problem> {
     Ok(Json(Datasets { items: state.catalogue.list().await? }))
 }
 
 /// Get a dataset by name or content hash
 #[utoipa::path(get, path = "/datasets/{name}", tag = "datasets", params(("name" = String, Path)),
     responses((status = 200, body = Manifest), BadRequest, NotFound))]
-async fn get(State(state): State<AppState>, Path(name): Path<String>) -> Result<Json<Manifest>, Problem> {
+async fn get_dataset(State(state): State<AppState>, Path(name): Path<String>) -> Result<Json<Manifest>, Problem> {
     Ok(Json(state.catalogue.get(&name).await?))
 }

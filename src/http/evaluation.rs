@@ -174,12 +174,12 @@ fn mark(response: &mut Response, view: &EvaluationView) {
 
 /// Operations that must answer quickly.
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(cancel))
+    OpenApiRouter::new().routes(routes!(cancel_evaluation))
 }
 
 /// The operation that may wait.
 pub fn waiting_router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(get))
+    OpenApiRouter::new().routes(routes!(get_evaluation))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -225,7 +225,7 @@ pub async fn find(pool: &PgPool, id: Uuid) -> Result<Evaluation, Problem> {
         (status = 200, body = EvaluationView, headers(("ETag" = String), ("Retry-After" = u64, description = "Seconds; absent once it has ended"))),
         (status = 304, description = "Unchanged", headers(("ETag" = String))),
         BadRequest, NotFound))]
-async fn get(
+async fn get_evaluation(
     State(state): State<AppState>,
     Path(id): Path<Uuid>,
     Query(Wait { wait }): Query<Wait>,
@@ -275,7 +275,7 @@ fn matches(if_none_match: &str, etag: &str) -> bool {
 /// Cancelling again changes nothing. 409 if it had already succeeded or failed.
 #[utoipa::path(post, path = "/evaluations/{id}/cancel", tag = "evaluations", params(("id" = Uuid, Path)),
     responses((status = 202, description = "Accepted, now or before", body = EvaluationView), BadRequest, NotFound, Conflict))]
-async fn cancel(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<Response, Problem> {
+async fn cancel_evaluation(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<Response, Problem> {
     match queue::cancel(&state.pool, id).await? {
         Cancellation::NotFound => Err(not_found(id)),
         Cancellation::Ended(ended) => {

@@ -82,7 +82,7 @@ const MAX_SEEDS: usize = 32;
 const PRIORITIES: std::ops::RangeInclusive<i32> = -100..=100;
 
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(submit, list))
+    OpenApiRouter::new().routes(routes!(submit_evaluation, list_evaluations))
 }
 
 /// Submit an evaluation
@@ -93,7 +93,7 @@ pub fn router() -> OpenApiRouter<AppState> {
     responses(
         (status = 202, description = "Queued", body = EvaluationView, headers(("Location" = String), ("Retry-After" = u64))),
         BadRequest, Conflict, PayloadTooLarge, WrongMediaType, Unprocessable))]
-async fn submit(
+async fn submit_evaluation(
     State(state): State<AppState>,
     Owner(owner): Owner,
     Json(request): Json<EvaluationRequest>,
@@ -270,7 +270,7 @@ struct Listing {
 /// List evaluations, newest first
 #[utoipa::path(get, path = "/evaluations", tag = "evaluations", params(Listing),
     responses((status = 200, body = Page<EvaluationSummary>), BadRequest))]
-async fn list(
+async fn list_evaluations(
     State(state): State<AppState>,
     Query(listing): Query<Listing>,
 ) -> Result<Json<Page<EvaluationSummary>>, Problem> {

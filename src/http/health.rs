@@ -43,8 +43,8 @@ pub fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(healthz))
         .routes(routes!(readyz))
-        .routes(routes!(super::problem::explain))
-        .routes(routes!(super::openapi::document))
+        .routes(routes!(super::problem::explain_code))
+        .routes(routes!(super::openapi::get_openapi))
 }
 
 /// Whether the process answers; asks nothing else

@@ -92,12 +92,12 @@ pub struct ModelUpload {
 
 /// Operations that must answer quickly.
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, delete))
+    OpenApiRouter::new().routes(routes!(list_models)).routes(routes!(get_model, delete_model))
 }
 
 /// Operations that take as long as their bytes do.
 pub fn uploads() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(submit))
+    OpenApiRouter::new().routes(routes!(submit_model))
 }
 
 /// Submit a model
@@ -111,7 +111,11 @@ pub fn uploads() -> OpenApiRouter<AppState> {
         (status = 201, description = "Stored", body = ModelView, headers(("Location" = String))),
         (status = 200, description = "It was there already", body = ModelView, headers(("Location" = String))),
         BadRequest, PayloadTooLarge, WrongMediaType, Unprocessable))]
-async fn submit(State(state): State<AppState>, Owner(owner): Owner, request: Request) -> Result<Response, Problem> {
+async fn submit_model(
+    State(state): State<AppState>,
+    Owner(owner): Owner,
+    request: Request,
+) -> Result<Response, Problem> {
     let form = Multipart::from_request(request, &state).await.map_err(|e| match e.status() {
         StatusCode::BAD_REQUEST => {
             Problem::new(Code::UnsupportedMediaType, "send multipart/form-data with the parts spec, file and name")
@@ -156,7 +160,10 @@ struct Listing {
 /// List models, newest first
 #[utoipa::path(get, path = "/models", tag = "models", params(Listing),
     responses((status = 200, body = Page<ModelView>), BadRequest))]
-async fn list(State(state): State<AppState>, Query(listing): Query<Listing>) -> Result<Json<Page<ModelView>>, Problem> {
+async fn list_models(
+    State(state): State<AppState>,
+    Query(listing): Query<Listing>,
+) -> Result<Json<Page<ModelView>>, Problem> {
     let limit = page::limit(listing.limit)?;
     let after = page::cursor(listing.cursor.as_deref())?;
     let rows = models::list(&state.pool, after, limit + 1).await?;
@@ -170,7 +177,7 @@ fn not_found(id: Uuid) -> Problem {
 /// Get a model
 #[utoipa::path(get, path = "/models/{id}", tag = "models", params(("id" = Uuid, Path)),
     responses((status = 200, body = ModelView), BadRequest, NotFound))]
-async fn get(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<Json<ModelView>, Problem> {
+async fn get_model(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<Json<ModelView>, Problem> {
     let model = models::get(&state.pool, id).await?.ok_or_else(|| not_found(id))?;
     ModelView::of(model).map(Json)
 }
@@ -180,7 +187,7 @@ async fn get(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<Json
 /// Its results stay. Refused while an evaluation needs it.
 #[utoipa::path(delete, path = "/models/{id}", tag = "models", params(("id" = Uuid, Path)),
     responses((status = 204, description = "Deleted"), BadRequest, NotFound, Conflict))]
-async fn delete(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<StatusCode, Problem> {
+async fn delete_model(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<StatusCode, Problem> {
     match models::delete(&state.pool, id).await? {
         Deletion::NotFound => Err(not_found(id)),
         Deletion::InUse(evaluations) => {

@@ -3,6 +3,7 @@
 use axum::http::header;
 use axum::response::IntoResponse;
 use utoipa::OpenApi;
+use utoipa::openapi::RefOr;
 use utoipa::openapi::path::Operation;
 
 use super::problem::{Problem, described};
@@ -14,7 +15,6 @@ use super::problem::{Problem, described};
         description = "Measures how robust image classifiers are: submit a model, queue an evaluation, read its table. \
                        Every error is a problem document (RFC 9457) with a stable `code`; times are UTC.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
-        contact(),
     ),
     components(schemas(Problem)),
     tags(
@@ -33,9 +33,19 @@ pub struct Described;
 pub fn complete(api: &mut utoipa::openapi::OpenApi) {
     for (path, item) in &mut api.paths.paths {
         let operations = [&mut item.get, &mut item.post, &mut item.delete];
-        for operation in operations.into_iter().flatten().filter(|_| path.starts_with("/v1/")) {
-            add(operation, "500", "The server failed; the cause is in its log");
-            add(operation, "503", "A part that the server needs does not answer");
+        for operation in operations.into_iter().flatten() {
+            if path.starts_with("/v1/") {
+                add(operation, "500", "The server failed; the cause is in its log");
+                add(operation, "503", "A part that the server needs does not answer");
+            }
+            for response in operation.responses.responses.values_mut() {
+                // The specification wants a description even where the schema says it all.
+                if let RefOr::T(response) = response
+                    && response.description.is_empty()
+                {
+                    response.description = "As asked for".into();
+                }
+            }
         }
     }
 }
@@ -47,6 +57,6 @@ fn add(operation: &mut Operation, status: &str, text: &str) {
 /// This description
 #[utoipa::path(get, path = "/openapi.yaml", tag = "service",
     responses((status = 200, description = "OpenAPI 3.1", body = String, content_type = "application/yaml")))]
-pub async fn document() -> impl IntoResponse {
+pub async fn get_openapi() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/yaml")], super::openapi_yaml())
 }

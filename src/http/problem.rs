@@ -169,6 +169,10 @@ impl From<sqlx::Error> for Problem {
             sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) | sqlx::Error::Tls(_) => {
                 Self::unavailable("the database", error)
             }
+            // Postgres cannot store the character U+0000.
+            sqlx::Error::Database(e) if matches!(e.code().as_deref(), Some("22021" | "22P05")) => {
+                Self::new(Code::InvalidField, "a text contains the character U+0000")
+            }
             other => Self::internal(other),
         }
     }
@@ -225,7 +229,7 @@ pub async fn method_not_allowed(request: Request) -> Problem {
 /// What an error code means
 #[utoipa::path(get, path = "/problems/{code}", tag = "service", params(("code" = String, Path)),
     responses((status = 200, body = CodeView), NotFound))]
-pub async fn explain(Path(code): Path<String>) -> Result<axum::Json<CodeView>, Problem> {
+pub async fn explain_code(Path(code): Path<String>) -> Result<axum::Json<CodeView>, Problem> {
     let found = Code::ALL.iter().find(|c| c.name() == code);
     let found = found.ok_or_else(|| Problem::new(Code::NoSuchCode, format!("{code:?} is not an error code")))?;
     Ok(axum::Json(CodeView { code: found.name().into(), status: found.status().as_u16(), title: found.title().into() }))
@@ -260,7 +264,7 @@ documented! {
     Conflict "409" "The present state does not allow it";
     PayloadTooLarge "413" "The body is larger than the limit";
     WrongMediaType "415" "The body has the wrong content type";
-    Unprocessable "422" "The body is readable, but its content cannot be used";
+    Unprocessable "422" "It is readable, but its content cannot be used";
 }
 
 /// A response whose body is a [`Problem`].

@@ -53,12 +53,12 @@ pub struct Protocols {
 }
 
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(get))
+    OpenApiRouter::new().routes(routes!(list_protocols, post_protocol)).routes(routes!(get_protocol))
 }
 
 /// List protocols
 #[utoipa::path(get, path = "/protocols", tag = "protocols", responses((status = 200, body = Protocols)))]
-async fn list(State(state): State<AppState>, Owner(owner): Owner) -> Result<Json<Protocols>, Problem> {
+async fn list_protocols(State(state): State<AppState>, Owner(owner): Owner) -> Result<Json<Protocols>, Problem> {
     let stored = protocols::list(&state.pool, &owner).await?;
     let builtin = protocol::builtins().into_iter().map(|p| ProtocolView::of(p, None));
     let posted = stored.into_iter().map(|s| ProtocolView::of(s.document.0, Some(s.created_at)));
@@ -77,7 +77,7 @@ struct Version {
 /// Get a protocol
 #[utoipa::path(get, path = "/protocols/{name}", tag = "protocols", params(("name" = String, Path), Version),
     responses((status = 200, body = ProtocolView), BadRequest, NotFound))]
-async fn get(
+async fn get_protocol(
     State(state): State<AppState>,
     Owner(owner): Owner,
     Path(name): Path<String>,
@@ -102,7 +102,7 @@ async fn get(
         (status = 201, description = "Stored", body = ProtocolView, headers(("Location" = String))),
         (status = 200, description = "The same document was there already", body = ProtocolView, headers(("Location" = String))),
         BadRequest, Conflict, PayloadTooLarge, WrongMediaType, Unprocessable))]
-async fn create(
+async fn post_protocol(
     State(state): State<AppState>,
     Owner(owner): Owner,
     Json(document): Json<Value>,

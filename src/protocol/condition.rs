@@ -48,7 +48,6 @@ impl Attack {
 
 /// Projected gradient descent (Madry et al. 2018), every choice spelled out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Pgd {
     /// Gradient steps of each restart, at least 1.
     pub steps: u32,

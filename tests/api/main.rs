@@ -1,0 +1,12 @@
+//! The API over real HTTP, on a real database.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod contract;
+mod evaluations;
+mod models;
+mod problems;
+mod protocols;
+mod results;
+mod service;

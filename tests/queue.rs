@@ -1,0 +1,251 @@
+//! The lease queue on a real database.
+
+mod common;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use common::bench::{Bench, LEASE, platform, profile};
+use gauntlet::protocol::Platform;
+use gauntlet::queue::{self, Claimed, Failure, LeaseError, Order, Reaped};
+use gauntlet::store::evaluations::{self, Evaluation, State};
+use serde_json::json;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+const ALL_ROBUST: fn(&str, u32) -> bool = |_, _| true;
+
+async fn read(bench: &Bench, id: Uuid) -> Evaluation {
+    evaluations::get(&bench.pool, id).await.unwrap().unwrap()
+}
+
+/// How many shards of an evaluation are in each state, e.g. `queued 3, running 1`.
+async fn shards(bench: &Bench, id: Uuid) -> String {
+    let sql = "select coalesce(string_agg(state || ' ' || n, ', ' order by state), '') from
+               (select state, count(*) as n from shards where evaluation_id = $1 group by state) as counts";
+    sqlx::query_scalar(sql).bind(id).fetch_one(&bench.pool).await.unwrap()
+}
+
+/// An evaluation of one shard.
+async fn small(bench: &Bench, model: Uuid) -> Uuid {
+    bench.evaluation(model, json!({"protocol": "clean", "set": {}, "images": 20})).await
+}
+
+fn crash() -> Failure {
+    Failure::Transient { code: "child_crashed".into(), detail: "signal 11".into() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_shard_is_leased_once_however_many_workers_ask() {
+    let bench = std::sync::Arc::new(Bench::start().await);
+    let model = bench.ready_model("m").await;
+    bench.evaluation(model, json!({"seeds": [0, 1, 2, 3, 4, 5, 6, 7]})).await;
+    let workers = (0..12).map(|_| {
+        let bench = bench.clone();
+        tokio::spawn(async move {
+            let mut leased = Vec::new();
+            while let Some(claimed) = bench.claim().await {
+                leased.push(claimed.lease.shard);
+            }
+            leased
+        })
+    });
+    let leased: Vec<i64> = futures::future::join_all(workers).await.into_iter().flat_map(Result::unwrap).collect();
+    assert_eq!((leased.len(), leased.iter().collect::<HashSet<_>>().len()), (32, 32));
+}
+
+#[tokio::test]
+async fn whoever_lost_the_lease_changes_nothing() {
+    let bench = Bench::start().await;
+    let model = bench.ready_model("m").await;
+    let evaluation = small(&bench, model).await;
+    let stale = bench.claim().await.unwrap();
+    let result = bench.result(&stale, &|_, _| false).await;
+    bench.expire_leases().await;
+    assert_eq!(queue::reap(&bench.pool).await.unwrap(), [Reaped::Requeued]);
+    let fresh = bench.claim().await.unwrap();
+    assert_eq!((fresh.lease.shard, fresh.lease.attempt), (stale.lease.shard, 2));
+    let lost = |outcome: Result<(), LeaseError>| assert!(matches!(outcome, Err(LeaseError::Lost)));
+    lost(stale.lease.heartbeat(&bench.pool, 1).await.map(drop));
+    lost(stale.lease.fix_profile(&bench.pool, &profile(8)).await.map(drop));
+    lost(stale.lease.clone().fail(&bench.pool, &crash()).await);
+    lost(stale.lease.clone().release(&bench.pool).await);
+    lost(stale.lease.commit(&bench.pool, &result).await);
+    assert_eq!(shards(&bench, evaluation).await, "running 1");
+    let again = fresh.lease.clone();
+    bench.finish(fresh, &ALL_ROBUST).await;
+    lost(again.commit(&bench.pool, &result).await);
+    let tallies = evaluations::tallies(&bench.pool, evaluation).await.unwrap();
+    assert_eq!((tallies.len(), tallies[0].2.n, tallies[0].2.correct), (1, 20, 20));
+    assert_eq!(read(&bench, evaluation).await.state, State::Succeeded);
+}
+
+#[tokio::test]
+async fn owners_take_turns_and_priority_goes_before_turns() {
+    let bench = Bench::start().await;
+    let model = bench.ready_model("m").await;
+    let mut evaluations = Vec::new();
+    for (owner, priority) in [("greedy", 0), ("greedy", 0), ("modest", 0), ("urgent", 1)] {
+        let id = bench.evaluation(model, json!({"images": 20, "priority": priority})).await;
+        sqlx::query("update evaluations set owner = $2 where id = $1")
+            .bind(id)
+            .bind(owner)
+            .execute(&bench.pool)
+            .await
+            .unwrap();
+        evaluations.push(id);
+    }
+    let mut served = Vec::new();
+    while let Some(Claimed { lease, .. }) = bench.claim().await {
+        served.push(evaluations.iter().position(|id| *id == lease.evaluation).unwrap());
+    }
+    // Two shards each. Urgent first; then the owner with less running, and in a tie the older evaluation.
+    assert_eq!(served, [3, 3, 0, 2, 0, 2, 1, 1]);
+}
+
+#[tokio::test]
+async fn a_shard_that_kills_every_worker_fails_its_evaluation() {
+    let bench = Bench::start().await;
+    let model = bench.ready_model("m").await;
+    let evaluation = bench.evaluation(model, json!({"protocol": "clean", "set": {}})).await;
+    for attempt in 1..=queue::MAX_ATTEMPTS {
+        assert_eq!(bench.claim().await.unwrap().lease.attempt, attempt);
+        bench.expire_leases().await;
+        let expected = if attempt < queue::MAX_ATTEMPTS { Reaped::Requeued } else { Reaped::Failed };
+        assert_eq!(queue::reap(&bench.pool).await.unwrap(), [expected]);
+    }
+    let failed = read(&bench, evaluation).await;
+    assert_eq!((failed.state, failed.outcome.unwrap().code.as_str()), (State::Failed, "worker_lost"));
+    assert_eq!(shards(&bench, evaluation).await, "cancelled 1, failed 1");
+    assert!(bench.claim().await.is_none());
+}
+
+#[tokio::test]
+async fn cancelling_reaches_running_work_by_heartbeat_and_dead_work_by_the_reaper() {
+    let bench = Bench::start().await;
+    let model = bench.ready_model("m").await;
+    let evaluation = bench.evaluation(model, json!({})).await;
+    let (alive, dead) = (bench.claim().await.unwrap(), bench.claim().await.unwrap());
+    assert_eq!(alive.lease.heartbeat(&bench.pool, 3).await.unwrap(), Order::Continue);
+    queue::cancel(&bench.pool, evaluation).await.unwrap();
+    assert_eq!(alive.lease.heartbeat(&bench.pool, 4).await.unwrap(), Order::Stop);
+    assert!(bench.claim().await.is_none());
+    alive.lease.release(&bench.pool).await.unwrap();
+    assert_eq!(read(&bench, evaluation).await.state, State::Cancelling);
+    bench.expire_leases().await;
+    assert_eq!(queue::reap(&bench.pool).await.unwrap(), [Reaped::Closed]);
+    assert!(matches!(dead.lease.heartbeat(&bench.pool, 1).await, Err(LeaseError::Lost)));
+    let ended = read(&bench, evaluation).await;
+    assert_eq!((ended.state, ended.outcome.unwrap().code.as_str()), (State::Cancelled, "cancelled"));
+    assert_eq!(shards(&bench, evaluation).await, "cancelled 4");
+}
+
+#[tokio::test]
+async fn out_of_memory_starts_the_evaluation_over_with_half_the_batch() {
+    let bench = Bench::start().await;
+    let model = bench.ready_model("m").await;
+    let evaluation = bench.evaluation(model, json!({})).await;
+    let first = bench.claim().await.unwrap();
+    bench.finish(first, &|_, _| false).await;
+    let (other, full) = (bench.claim().await.unwrap(), bench.claim().await.unwrap());
+    let failure = Failure::OutOfMemory { batch: 32, detail: "CUDA out of memory".into() };
+    full.lease.fail(&bench.pool, &failure).await.unwrap();
+    let restarted = read(&bench, evaluation).await;
+    assert_eq!((restarted.generation, restarted.batch_limit, restarted.shards_done), (1, Some(16), 0));
+    assert!(restarted.profile.is_none());
+    assert_eq!(shards(&bench, evaluation).await, "queued 4");
+    assert!(evaluations::tallies(&bench.pool, evaluation).await.unwrap().is_empty());
+    // Work of the old generation cannot get in.
+    let result = bench.result(&other, &|_, _| false).await;
+    assert!(matches!(other.lease.commit(&bench.pool, &result).await, Err(LeaseError::Lost)));
+    assert_eq!(bench.work(ALL_ROBUST).await, 4);
+    let tallies = evaluations::tallies(&bench.pool, evaluation).await.unwrap();
+    assert!(tallies.iter().all(|(_, _, t)| (t.n, t.correct) == (40, 40)) && tallies.len() == 3);
+    // A batch of one cannot be halved.
+    let hopeless = small(&bench, model).await;
+    let failure = Failure::OutOfMemory { batch: 1, detail: "still".into() };
+    bench.claim().await.unwrap().lease.fail(&bench.pool, &failure).await.unwrap();
+    assert_eq!(read(&bench, hopeless).await.outcome.unwrap().code, "out_of_memory");
+}
+
+#[tokio::test]
+async fn failed_attempts_are_repeated_after_growing_delays_until_the_limit() {
+    let bench = Bench::start().await;
+    bench.announce_worker().await;
+    let model = bench.ready_model("m").await;
+    let evaluation = small(&bench, model).await;
+    for attempt in 1..=queue::MAX_ATTEMPTS {
+        let claimed = bench.claim().await.unwrap();
+        assert_eq!(claimed.lease.attempt, attempt);
+        claimed.lease.fail(&bench.pool, &crash()).await.unwrap();
+        assert!(bench.claim().await.is_none());
+        if attempt == queue::MAX_ATTEMPTS {
+            break;
+        }
+        let delay: f64 = sqlx::query_scalar("select extract(epoch from not_before - now())::float8 from shards")
+            .fetch_one(&bench.pool)
+            .await
+            .unwrap();
+        let stated = f64::from(1 << (attempt - 1));
+        assert!(delay <= stated && delay > stated - 1.0, "{delay} s after attempt {attempt}");
+        let waiting = queue::waiting(&bench.pool, &read(&bench, evaluation).await).await.unwrap().unwrap();
+        assert!(waiting.code == "retry" && waiting.sentence.contains("child_crashed"), "{waiting:?}");
+        sqlx::query("update shards set not_before = now()").execute(&bench.pool).await.unwrap();
+    }
+    let failed = read(&bench, evaluation).await;
+    assert_eq!((failed.state, failed.outcome.unwrap().code.as_str()), (State::Failed, "child_crashed"));
+}
+
+#[tokio::test]
+async fn what_would_fail_again_is_not_repeated_and_what_is_given_back_is_not_counted() {
+    let bench = Bench::start().await;
+    let model = bench.ready_model("m").await;
+    let evaluation = small(&bench, model).await;
+    for _ in 0..queue::MAX_ATTEMPTS + 2 {
+        let claimed = bench.claim().await.unwrap();
+        assert_eq!(claimed.lease.attempt, 1);
+        claimed.lease.release(&bench.pool).await.unwrap();
+    }
+    let failure = Failure::Permanent { code: "dataset_damaged".into(), detail: "a label is out of range".into() };
+    bench.claim().await.unwrap().lease.fail(&bench.pool, &failure).await.unwrap();
+    assert_eq!(read(&bench, evaluation).await.outcome.unwrap().code, "dataset_damaged");
+}
+
+#[tokio::test]
+async fn an_evaluation_stays_on_the_platform_it_began_on() {
+    let bench = Bench::start().await;
+    let model = bench.ready_model("m").await;
+    let evaluation = bench.evaluation(model, json!({})).await;
+    let first = bench.claim().await.unwrap();
+    bench.finish(first, &ALL_ROBUST).await;
+    let other = Platform { hardware: "AVX512".into(), ..platform() };
+    let claim = async |platform: &Platform| queue::claim(&bench.pool, Uuid::new_v4(), platform, LEASE).await.unwrap();
+    assert!(claim(&other).await.is_none());
+    let second = claim(&platform()).await.unwrap();
+    // A profile, once fixed, stays.
+    assert_eq!(second.lease.fix_profile(&bench.pool, &profile(8)).await.unwrap(), profile(32));
+    let stored: Json<gauntlet::protocol::NumericProfile> = read(&bench, evaluation).await.profile.unwrap();
+    assert_eq!(stored.0, profile(32));
+}
+
+#[tokio::test]
+async fn a_model_whose_checks_kill_their_workers_is_rejected() {
+    let bench = Bench::start().await;
+    let model = bench.model("m").await;
+    let waiting = small(&bench, model).await;
+    let claim = async || queue::claim_check(&bench.pool, Duration::from_secs(30)).await.unwrap();
+    for _ in 0..queue::MAX_ATTEMPTS {
+        let check = claim().await.unwrap();
+        assert_eq!((check.model.id, check.dataset.is_some()), (model, true));
+        assert!(claim().await.is_none());
+        sqlx::query("update models set check_expires_at = now() - interval '1 second'")
+            .execute(&bench.pool)
+            .await
+            .unwrap();
+        drop(check);
+    }
+    assert!(claim().await.is_none());
+    queue::reap(&bench.pool).await.unwrap();
+    assert_eq!(bench.json(&format!("/v1/models/{model}")).await["rejection"]["code"], "check_lost");
+    assert_eq!(read(&bench, waiting).await.outcome.unwrap().code, "model_rejected");
+}
