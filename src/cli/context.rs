@@ -39,7 +39,16 @@ impl Global {
 
 /// Logs go to standard error; `GAUNTLET_LOG_LEVEL` takes a filter such as `debug` or `gauntlet=debug,sqlx=info`.
 pub fn init_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("GAUNTLET_LOG_LEVEL").unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
+    log_from("info,sqlx=warn", format);
+}
+
+/// The same for a command whose own words are on the screen: warnings only, unless asked for more.
+pub fn init_quiet_logging(format: LogFormat) {
+    log_from("warn,sqlx=error", format);
+}
+
+fn log_from(default: &str, format: LogFormat) {
+    let filter = EnvFilter::try_from_env("GAUNTLET_LOG_LEVEL").unwrap_or_else(|_| EnvFilter::new(default));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Human => builder.with_target(false).init(),

@@ -61,8 +61,10 @@ impl Running {
                 Some(cluster)
             }
         };
-        let url = cluster.as_ref().map(Cluster::url).or(settings.database_url.as_deref()).context("no database")?.to_owned();
-        let database = pool::connect(&url, settings.database_connections).await.context("the database does not answer")?;
+        let url =
+            cluster.as_ref().map(Cluster::url).or(settings.database_url.as_deref()).context("no database")?.to_owned();
+        let database =
+            pool::connect(&url, settings.database_connections).await.context("the database does not answer")?;
         pool::migrate(&database).await.context("the migrations failed")?;
         let artifacts = context::artifacts(settings)?;
         let listener = listen(settings.listen, "listen").await?;
@@ -75,7 +77,8 @@ impl Running {
             max_witness_bytes: settings.max_witness_bytes,
             ..http::Settings::default()
         };
-        let crew = start_workers(settings, &url, &artifacts, workers, &shutdown).await.context("a worker cannot start")?;
+        let crew =
+            start_workers(settings, &url, &artifacts, workers, &shutdown).await.context("a worker cannot start")?;
         let mut servers = JoinSet::new();
         let metrics_router = http::metrics_router(database.clone());
         let stopped = stop.clone().cancelled_owned();
