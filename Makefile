@@ -13,7 +13,7 @@ help: ## Show this list
 	@echo "  CUDA=1 make …   the same with the CUDA libraries"
 
 demo: provision ## Start a server and compare two models on real images
-	$(CARGO) run -- demo
+	$(CARGO) run -- demo --data-dir .gauntlet
 
 test: provision ## Run all tests
 	$(CARGO) test --lib --bins --tests
