@@ -208,7 +208,7 @@ impl Network {
         let mut search = PgdSearch::new(&pgd, Norm::Linf, false, rows.len(), shape, Device::Cpu);
         search.load(&slots, &Start { clean: clean.shallow_clone(), points, epsilon: radii });
         let kernel = Kernel { model: self, batch: rows.len() as i64 };
-        let objective = Objective { loss: pgd.loss, labels, targets: None };
+        let objective = Objective { loss: pgd.loss, labels, targets: None, float32_gradient: false };
         loop {
             let evaluation = kernel.evaluate(search.points(), &objective, 1, true)?;
             if search.advance(&evaluation.answer).iter().all(|status| *status != Status::Searching) {
