@@ -112,7 +112,8 @@ pub enum Target {
 pub enum Projection {
     /// The nearest point of ball ∩ box; the order of projecting and clipping then means nothing.
     Euclidean,
-    /// δ·min(1, ε/(‖δ‖ + 1e-7)) for L1 and L2, as ART does it. For L1 much weaker: raises finding `weak_projection`.
+    /// δ·min(1, ε/(‖δ‖ + 1e-7)) for L1 and L2, as ART does it, following ART's float32 gradient, which fades on images
+    /// that the model is sure of. For L1 much weaker: raises finding `weak_projection`.
     Radial,
 }
 

@@ -34,6 +34,9 @@ fn losses_and_gradients_agree_with_autograd() {
             let (values, expected) = by_autograd(loss, &logits, &labels, targets);
             assert!(found.loss.allclose(&values, 1e-12, 1e-12, false), "{loss:?} {targets:?}");
             assert!(gradient.allclose(&expected, 1e-6, 1e-7, false), "{loss:?} {targets:?}");
+            let plain = found.with_float32_gradient(loss, &logits, &labels, targets);
+            let gradient = plain.cotangent.to_kind(Kind::Double) * plain.log_scale.exp().unsqueeze(1);
+            assert!(gradient.allclose(&expected, 1e-6, 1e-7, false), "float32, {loss:?} {targets:?}");
         }
     }
 }

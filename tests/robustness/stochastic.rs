@@ -17,7 +17,7 @@ fn averaged_gradients_approach_the_analytic_gradient() {
     };
     let model = Model { spec: ModelSpec { stochastic: true, ..spec([1, 4, 4], 2) }, logits };
     let labels = Tensor::from_slice(&[0i64, 0]);
-    let objective = Objective { loss: Loss::Margin, labels: &labels, targets: None };
+    let objective = Objective { loss: Loss::Margin, labels: &labels, targets: None, float32_gradient: false };
     let points = uniform(&[2, 1, 4, 4], 0.0, 1.0, 2);
     let mean_error = |draws: i64| {
         tch::manual_seed(1);
@@ -36,7 +36,7 @@ fn averaging_over_draws_changes_nothing_on_a_deterministic_model() {
     let model = convnet(3);
     let points = uniform(&[3, 1, 8, 8], 0.0, 1.0, 4);
     let labels = Tensor::from_slice(&[0i64, 1, 2]);
-    let objective = Objective { loss: Loss::CrossEntropy, labels: &labels, targets: None };
+    let objective = Objective { loss: Loss::CrossEntropy, labels: &labels, targets: None, float32_gradient: false };
     let kernel = Kernel { model: &model, batch: 8 };
     let once = kernel.evaluate(&points, &objective, 1, true).unwrap().answer;
     let often = kernel.evaluate(&points, &objective, 5, true).unwrap().answer;

@@ -10,7 +10,9 @@ use tch::{Device, Kind, Tensor};
 use super::judge::{self, examine};
 use super::kernel::{Kernel, Objective};
 use super::{EngineError, Notes, Outcome, Progress, Run};
-use crate::protocol::{Attack, AttackCondition, ConditionKind, Keep, Norm, Pgd, Stage, Target, ThreatModel, Verdict};
+use crate::protocol::{
+    Attack, AttackCondition, ConditionKind, Keep, Norm, Pgd, Projection, Stage, Target, ThreatModel, Verdict,
+};
 use crate::robustness::attack::{Demand, PgdSearch, Search, Start, Status};
 use crate::robustness::model::to_unit;
 use crate::robustness::rng::Stream;
@@ -341,6 +343,7 @@ impl<'a, 'r> Driver<'a, 'r> {
             loss: floor.pgd.loss,
             labels: &floor.labels,
             targets: (floor.pgd.target != Target::Untargeted).then_some(&floor.targets),
+            float32_gradient: floor.pgd.projection == Projection::Radial,
         };
         let with_gradient = demands.contains(&Demand::Gradient);
         let evaluation = self.kernel.evaluate(floor.search.points(), &objective, draws.into(), with_gradient)?;

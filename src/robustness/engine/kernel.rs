@@ -20,6 +20,15 @@ pub struct Objective<'a> {
     pub loss: Loss,
     pub labels: &'a Tensor,
     pub targets: Option<&'a Tensor>,
+    /// Take cross-entropy's gradient in plain float32, as published procedures do, instead of exactly.
+    pub float32_gradient: bool,
+}
+
+impl Objective<'_> {
+    fn ascend(&self, logits: &Tensor, labels: &Tensor, targets: Option<&Tensor>) -> loss::Ascent {
+        let exact = loss::ascend(self.loss, logits, labels, targets);
+        if self.float32_gradient { exact.with_float32_gradient(self.loss, logits, labels, targets) } else { exact }
+    }
 }
 
 /// An [`Answer`] and, per slot, whether its gradient was bad.
@@ -57,7 +66,7 @@ impl Kernel<'_> {
         let labels = repeat(objective.labels);
         let targets = objective.targets.map(repeat);
         let (logits, ascent, gradient) =
-            self.passes(&repeat(points), &labels, targets.as_ref(), objective.loss, with_gradient)?;
+            self.passes(&repeat(points), &labels, targets.as_ref(), objective, with_gradient)?;
 
         let by_slot = |rows: &Tensor| rows.view([slots, draws]);
         let wrong = logits.argmax(1, false).ne_tensor(&labels).to_kind(Kind::Int64);
@@ -88,12 +97,12 @@ impl Kernel<'_> {
         points: &Tensor,
         labels: &Tensor,
         targets: Option<&Tensor>,
-        loss: Loss,
+        objective: &Objective,
         with_gradient: bool,
     ) -> Result<(Tensor, loss::Ascent, Tensor), ModelError> {
         if !with_gradient {
             let logits = self.logits(points)?;
-            let ascent = loss::ascend(loss, &logits, labels, targets);
+            let ascent = objective.ascend(&logits, labels, targets);
             return Ok((logits, ascent, points.zeros_like()));
         }
         let rows = points.size()[0];
@@ -105,7 +114,7 @@ impl Kernel<'_> {
             let count = self.batch.min(rows - first);
             let part = |all: &Tensor| all.narrow(0, first, count);
             let seen = logits.detach().narrow(0, 0, count);
-            let ascent = loss::ascend(loss, &seen, &part(labels), targets.map(part).as_ref());
+            let ascent = objective.ascend(&seen, &part(labels), targets.map(part).as_ref());
             let cotangent = pad(&ascent.cotangent, self.batch);
             let gradient = match pull_back(&logits, &cotangent, &images) {
                 // A model without a working backward pass is evaluated all the same; the probe and every verdict's
