@@ -45,10 +45,16 @@ pub async fn run(arguments: DemoArguments, settings: &Settings) -> anyhow::Resul
         server.stop().await?;
         return outcome;
     }
-    println!("The server keeps running at {address} until you press Ctrl-C. In another terminal:");
-    println!("  gauntlet status                            the evaluations so far");
-    println!("  gauntlet submit MODEL.pt --dataset digits --watch    a model of your own (1×32×32 grey, 10 classes)");
-    println!("  open {address}/docs            the API\n");
+    let gauntlet = std::env::args().next().unwrap_or_else(|| "gauntlet".into());
+    println!("The server keeps running at {address} until you press Ctrl-C. Try next, in another terminal:");
+    println!("  {gauntlet} status");
+    println!("      the evaluations so far");
+    println!("  {gauntlet} submit models/digits/robust.pt --dataset digits --offset 1297 --protocol pgd-l1 --set 'epsilon=[5, 10]' --watch");
+    println!("      robust in one norm is not robust in another");
+    println!("  {gauntlet} submit MODEL.pt --dataset digits --watch");
+    println!("      a TorchScript model of your own: 1×32×32 grey pixels in [0,1], 10 classes");
+    println!("  {address}/docs");
+    println!("      the API\n");
     server.until_told_to_stop().await
 }
 
@@ -69,16 +75,11 @@ async fn show_off(client: &Client, settings: &Settings) -> anyhow::Result<()> {
         let file = folder.path().join(name);
         std::fs::write(&file, bytes)?;
         let model = client.checked(client.upload(&file, name, &spec).await?.id).await?;
-        let set = [
-            ("steps", serde_json::json!(20)),
-            ("attack.linf.epsilon", serde_json::json!([0.05, 0.1, 0.15])),
-            ("attack.l2.epsilon", serde_json::json!([1.0])),
-            ("attack.l1.epsilon", serde_json::json!([10])),
-        ];
+        let set = [("steps", serde_json::json!(20)), ("epsilon", serde_json::json!([0.05, 0.1, 0.15, 0.2]))];
         let request = EvaluationRequest {
             model: model.id,
             dataset: "digits".into(),
-            protocol: ProtocolChoice::Named("pgd-grid".into()),
+            protocol: ProtocolChoice::Named("pgd-linf".into()),
             set: set.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
             offset: FIRST_TEST_IMAGE,
             images: Some(IMAGES),

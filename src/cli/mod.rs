@@ -8,6 +8,8 @@ mod follow;
 mod run;
 mod show;
 mod submit;
+#[cfg(feature = "evaluator")]
+mod train;
 mod up;
 mod verify;
 mod worker;
@@ -58,6 +60,10 @@ enum Command {
     /// Print the API's description, the content of openapi.yaml.
     #[command(hide = true)]
     Openapi,
+    /// Train the demo's models.
+    #[cfg(feature = "evaluator")]
+    #[command(hide = true)]
+    TrainDigits(train::TrainArguments),
     /// The evaluator child; started by workers only.
     #[cfg(feature = "evaluator")]
     #[command(hide = true)]
@@ -79,6 +85,8 @@ fn run(Cli { global, command }: Cli) -> anyhow::Result<()> {
     match command {
         #[cfg(feature = "evaluator")]
         Command::Evaluate => crate::evaluator::serve(),
+        #[cfg(feature = "evaluator")]
+        Command::TrainDigits(arguments) => train::run(arguments),
         Command::Openapi => {
             print!("{}", crate::http::openapi_yaml());
             Ok(())
@@ -104,6 +112,6 @@ async fn run_async(global: Global, command: Command) -> anyhow::Result<()> {
         Command::Demo(arguments) => demo::run(arguments, &settings).await,
         Command::Openapi => unreachable!("needs no runtime"),
         #[cfg(feature = "evaluator")]
-        Command::Evaluate => unreachable!("needs no runtime"),
+        Command::Evaluate | Command::TrainDigits(_) => unreachable!("needs no runtime"),
     }
 }
