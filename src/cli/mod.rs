@@ -1,5 +1,7 @@
 //! The commands.
 
+pub mod bench;
+
 use clap::{Parser, Subcommand};
 
 /// Measures how robust image classifiers are.
