@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
+use super::views::Views;
 use super::watch::Watcher;
 use crate::dataset::Catalogue;
 use crate::store::Artifacts;
@@ -41,6 +42,7 @@ pub struct AppState {
     pub catalogue: Catalogue,
     pub settings: Settings,
     pub(super) watcher: Watcher,
+    pub(super) views: Views,
     /// Ends long polls.
     pub(super) shutdown: CancellationToken,
 }
@@ -49,6 +51,7 @@ impl AppState {
     pub fn new(pool: PgPool, artifacts: Artifacts, settings: Settings) -> Self {
         let catalogue = Catalogue::new(artifacts.store());
         let watcher = Watcher::new(pool.clone());
-        Self { pool, artifacts, catalogue, settings, watcher, shutdown: CancellationToken::new() }
+        let views = Views::new(pool.clone());
+        Self { pool, artifacts, catalogue, settings, watcher, views, shutdown: CancellationToken::new() }
     }
 }

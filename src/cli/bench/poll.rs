@@ -43,7 +43,8 @@ pub async fn run(options: &PollOptions) -> anyhow::Result<Report> {
     )?;
     let cells = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)]
         .map(|(id, share)| Cell::new(id, quantile(&polls, share), "ms", quantile(&checks, share)));
-    let summary = [("rate", json!(options.rate)), ("polls", json!(polls.len())), ("health_checks", json!(checks.len()))];
+    let summary =
+        [("rate", json!(options.rate)), ("polls", json!(polls.len())), ("health_checks", json!(checks.len()))];
     Ok(Report {
         bench: "poll",
         cells: cells.into(),
