@@ -19,6 +19,8 @@ pub struct Settings {
     pub max_witness_bytes: u64,
     /// How long a request may take that neither uploads, downloads nor waits.
     pub request_timeout: Duration,
+    /// How old an answer about the queue (reason for waiting, position) may be.
+    pub queue_age: Duration,
     /// How long uploads and downloads in flight may go on after shutdown began.
     pub drain_timeout: Duration,
 }
@@ -29,6 +31,7 @@ impl Default for Settings {
             max_model_bytes: 20 << 30,
             max_witness_bytes: 2 << 30,
             request_timeout: Duration::from_secs(30),
+            queue_age: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(20),
         }
     }
@@ -51,7 +54,7 @@ impl AppState {
     pub fn new(pool: PgPool, artifacts: Artifacts, settings: Settings) -> Self {
         let catalogue = Catalogue::new(artifacts.store());
         let watcher = Watcher::new(pool.clone());
-        let views = Views::new(pool.clone());
+        let views = Views::new(pool.clone(), settings.queue_age);
         Self { pool, artifacts, catalogue, settings, watcher, views, shutdown: CancellationToken::new() }
     }
 }

@@ -12,13 +12,13 @@ use crate::store::evaluations::{self, Stamp};
 
 /// Most evaluations remembered.
 const CAPACITY: usize = 1024;
-/// What is said about the queue depends on other evaluations and on workers: it may be this old.
-const QUEUE_AGE: Duration = Duration::from_secs(1);
 
 /// Reads an evaluation's stamp on every call, and everything else only when the stamp has changed.
 #[derive(Clone)]
 pub struct Views {
     pool: PgPool,
+    /// What is said about the queue depends on other evaluations and on workers, which stamps do not show.
+    queue_age: Duration,
     remembered: Arc<Mutex<HashMap<Uuid, Remembered>>>,
 }
 
@@ -29,8 +29,8 @@ struct Remembered {
 }
 
 impl Views {
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool, remembered: Arc::default() }
+    pub fn new(pool: PgPool, queue_age: Duration) -> Self {
+        Self { pool, queue_age, remembered: Arc::default() }
     }
 
     /// `None` if there is no evaluation of this id.
@@ -53,7 +53,7 @@ impl Views {
     fn recall(&self, id: Uuid, stamp: Stamp) -> Option<Arc<EvaluationView>> {
         let remembered = self.remembered.lock().expect("no holder panics");
         let found = remembered.get(&id).filter(|found| found.stamp == stamp)?;
-        let fresh = found.view.waiting.is_none() || found.read.elapsed() < QUEUE_AGE;
+        let fresh = found.view.waiting.is_none() || found.read.elapsed() < self.queue_age;
         fresh.then(|| found.view.clone())
     }
 }
