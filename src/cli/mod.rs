@@ -1,5 +1,6 @@
 //! The commands.
 
+pub mod bench;
 mod client;
 mod context;
 mod dataset;
@@ -57,6 +58,9 @@ enum Command {
     Run(Box<run::RunArguments>),
     /// See the whole path on real images, in a minute.
     Demo(demo::DemoArguments),
+    /// Measure, as ratios to rivals in the same run.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Print the API's description, the content of openapi.yaml.
     #[command(hide = true)]
     Openapi,
@@ -110,6 +114,7 @@ async fn run_async(global: Global, command: Command) -> anyhow::Result<()> {
         Command::Verify(arguments) => verify::run(arguments, &settings).await,
         Command::Run(arguments) => run::run(*arguments, &settings).await,
         Command::Demo(arguments) => demo::run(arguments, &settings).await,
+        Command::Bench(command) => bench::run(command).await,
         Command::Openapi => unreachable!("needs no runtime"),
         #[cfg(feature = "evaluator")]
         Command::Evaluate | Command::TrainDigits(_) => unreachable!("needs no runtime"),

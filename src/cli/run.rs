@@ -280,7 +280,7 @@ impl Session {
                 Ok(_) => bail!("the evaluator gave an unexpected answer"),
                 // The dataset's class count was a guess; the model's own answer is better.
                 Err(ChildError::Rejected { code, found })
-                    if code == "wrong_shape"
+                    if code == "wrong_class_count"
                         && !guessed
                         && arguments.spec.is_none()
                         && arguments.model_classes.is_none() =>

@@ -1,7 +1,6 @@
 //! The evaluator child: loads one model, runs shards, knows neither database nor dataset.
 
 mod examine;
-mod findings;
 mod session;
 mod settle;
 

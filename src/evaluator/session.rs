@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use tch::{Device as TchDevice, Kind, Tensor};
 
-use super::{Line, examine, findings, settle};
+use super::{Line, examine, settle};
 use crate::protocol::{Condition, Format, MemoryFormat, ModelSpec, NumericProfile, Platform, Verdict};
+use crate::robustness::diagnostic;
 use crate::robustness::engine::{self, EngineError, Images, Kernel, Run};
 use crate::robustness::model::{self, Classifier, ModelError, Rejection, TorchScript};
 use crate::robustness::runtime::{self, Runtime};
@@ -142,7 +143,7 @@ impl Session {
             }
             verdicts[outcome.condition].push(outcome.verdict.clone());
         }
-        let findings = findings::of_run(&shard.conditions, &outcomes);
+        let findings = diagnostic::findings(&conditions, &outcomes);
         Ok((Reply::Done { verdicts, witnesses, findings }, payload))
     }
 
@@ -198,19 +199,18 @@ fn timed<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<f64, E> {
     Ok(start.elapsed().as_secs_f64())
 }
 
+/// Out-of-memory is the machine's failure; everything else says what the model is.
 fn model_problem(error: ModelError) -> Reply {
-    let found = error.to_string();
-    let code = match error {
-        ModelError::OutOfMemory(_) => return failed("out_of_memory", found),
-        ModelError::DoesNotLoad(_) => "does_not_load",
-        ModelError::ForwardFails(_) => "forward_fails",
-        ModelError::BackwardFails(_) => return failed("backward_fails", found),
-        ModelError::WrongShape { .. } => "wrong_shape",
-        ModelError::WrongType(_) => "wrong_type",
-    };
-    Reply::Rejected { code: code.into(), found }
+    match error {
+        ModelError::OutOfMemory(detail) => failed("out_of_memory", detail),
+        other => {
+            let Rejection { code, found } = other.into();
+            Reply::Rejected { code: code.into(), found }
+        }
+    }
 }
 
+/// A model that passed its check and fails in a shard fails the shard.
 fn engine_problem(error: EngineError) -> Reply {
     let detail = error.to_string();
     match error {

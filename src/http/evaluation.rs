@@ -20,7 +20,7 @@ use super::state::AppState;
 use crate::protocol::NumericProfile;
 use crate::queue::{self, Cancellation, Waiting};
 use crate::store::Outcome;
-use crate::store::evaluations::{self, Evaluation, Stamp, State as EvaluationState, WitnessPolicy};
+use crate::store::evaluations::{self, Evaluation, State as EvaluationState, WitnessPolicy};
 use crate::store::shards;
 
 /// An evaluation, as listings show it.
@@ -123,10 +123,6 @@ pub struct EvaluationView {
 }
 
 impl EvaluationView {
-    fn stamp(&self) -> Stamp {
-        Stamp { version: self.version, progress: self.progress.running }
-    }
-
     /// Weak: an ETA may move while the tag stays.
     fn etag(&self) -> String {
         let waiting = self.waiting.as_ref().map_or(String::new(), |w| format!("-{}-{}", w.code, w.position));
@@ -234,25 +230,25 @@ async fn get_evaluation(
     let wait = wait_time(wait.as_deref())?;
     let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
     let deadline = tokio::time::Instant::now() + wait;
-    let mut current = view(&state.pool, find(&state.pool, id).await?).await?;
+    // Watched before it is read, so that no change falls between the two.
+    let mut changes = (!wait.is_zero()).then(|| state.watcher.watch(id));
+    let read = async || state.views.get(id).await?.ok_or_else(|| not_found(id));
+    let mut current = read().await?;
     let news = |view: &EvaluationView| match known {
         Some(known) => !matches(known, &view.etag()),
         None => view.summary.state.is_terminal(),
     };
-    if !wait.is_zero() && !news(&current) {
-        let mut stamps = state.watcher.watch(id);
-        while !news(&current) {
-            let stamp = current.stamp();
-            let changed = stamps.wait_for(|latest| latest.is_some_and(|latest| latest != stamp));
-            let ended = tokio::select! {
-                changed = changed => changed.is_err(),
-                () = tokio::time::sleep_until(deadline) => true,
-                () = state.shutdown.cancelled() => true,
-            };
-            current = view(&state.pool, find(&state.pool, id).await?).await?;
-            if ended {
-                break;
-            }
+    while let Some(changed) = &mut changes
+        && !news(&current)
+    {
+        let ended = tokio::select! {
+            changed = changed.changed() => changed.is_err(),
+            () = tokio::time::sleep_until(deadline) => true,
+            () = state.shutdown.cancelled() => true,
+        };
+        current = read().await?;
+        if ended {
+            break;
         }
     }
     if known.is_some_and(|known| matches(known, &current.etag())) {

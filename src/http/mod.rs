@@ -20,6 +20,7 @@ pub mod protocols;
 mod state;
 mod table;
 mod upload;
+mod views;
 mod watch;
 
 use std::time::Duration;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
+use super::views::Views;
 use super::watch::Watcher;
 use crate::dataset::Catalogue;
 use crate::store::Artifacts;
@@ -18,6 +19,8 @@ pub struct Settings {
     pub max_witness_bytes: u64,
     /// How long a request may take that neither uploads, downloads nor waits.
     pub request_timeout: Duration,
+    /// How old an answer about the queue (reason for waiting, position) may be.
+    pub queue_age: Duration,
     /// How long uploads and downloads in flight may go on after shutdown began.
     pub drain_timeout: Duration,
 }
@@ -28,6 +31,7 @@ impl Default for Settings {
             max_model_bytes: 20 << 30,
             max_witness_bytes: 2 << 30,
             request_timeout: Duration::from_secs(30),
+            queue_age: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(20),
         }
     }
@@ -41,6 +45,7 @@ pub struct AppState {
     pub catalogue: Catalogue,
     pub settings: Settings,
     pub(super) watcher: Watcher,
+    pub(super) views: Views,
     /// Ends long polls.
     pub(super) shutdown: CancellationToken,
 }
@@ -49,6 +54,7 @@ impl AppState {
     pub fn new(pool: PgPool, artifacts: Artifacts, settings: Settings) -> Self {
         let catalogue = Catalogue::new(artifacts.store());
         let watcher = Watcher::new(pool.clone());
-        Self { pool, artifacts, catalogue, settings, watcher, shutdown: CancellationToken::new() }
+        let views = Views::new(pool.clone(), settings.queue_age);
+        Self { pool, artifacts, catalogue, settings, watcher, views, shutdown: CancellationToken::new() }
     }
 }

@@ -30,7 +30,7 @@ impl Watcher {
         Self { pool, shared: Arc::default() }
     }
 
-    /// The stamps of an evaluation from now on; `None` before the first was read. Must be called inside a runtime.
+    /// Changes when the evaluation does, from now on (and once at first). Must be called inside a runtime.
     pub fn watch(&self, id: Uuid) -> watch::Receiver<Option<Stamp>> {
         let mut shared = self.shared.lock().expect("no holder panics");
         let receiver = shared.watched.entry(id).or_insert_with(|| watch::channel(None).0).subscribe();

@@ -153,8 +153,8 @@ mod tests {
         let tally = |correct| Tally { n: 1000, correct, ..Tally::default() };
         let rows = vec![
             row(&conditions[0], &[(0, tally(990)), (1, tally(990))]),
-            row(&conditions[3], &[(0, tally(919)), (1, tally(921))]),
-            row(&conditions[4], &[]),
+            row(&conditions[4], &[(0, tally(919)), (1, tally(921))]),
+            row(&conditions[3], &[]),
         ];
         Table {
             evaluation: "e1".into(),

@@ -90,14 +90,14 @@ fn load_cuda_library() -> (Option<PathBuf>, Option<String>) {
     (None, None)
 }
 
-/// Beside `libtorch_cpu.so`, in `cuda/lib` of the libtorch directory, and wherever the dynamic linker looks.
+/// Beside `libtorch_cpu.so`, in the folder `cuda/lib` that provisioning puts beside libtorch's own, and wherever the dynamic linker looks.
 fn cuda_library_places() -> Vec<PathBuf> {
     const NAME: &str = "libtorch_cuda.so";
     // SAFETY: returns null or a string.
     let file = unsafe { gauntlet_libtorch_file() };
     let lib = (!file.is_null()).then(|| PathBuf::from(string(file))).and_then(|file| Some(file.parent()?.to_owned()));
     let beside = lib.iter().map(|lib| lib.join(NAME));
-    let sibling = lib.iter().filter_map(|lib| Some(lib.parent()?.join("cuda/lib").join(NAME)));
+    let sibling = lib.iter().filter_map(|lib| Some(lib.parent()?.parent()?.join("cuda/lib").join(NAME)));
     beside.chain(sibling).chain([PathBuf::from(NAME)]).collect()
 }
 

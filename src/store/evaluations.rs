@@ -184,19 +184,21 @@ pub struct Stamp {
     pub version: i64,
     /// Verdicts that running attempts reported.
     pub progress: i64,
+    /// Shards that run.
+    pub running: i64,
 }
 
 /// The stamps of those of these evaluations that exist.
 pub async fn stamps(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<(Uuid, Stamp)>, sqlx::Error> {
-    let rows: Vec<(Uuid, i64, i64)> = sqlx::query_as(
-        "select id, version, (select coalesce(sum(progress), 0)::bigint from shards
-                              where evaluation_id = e.id and state = 'running')
-         from evaluations e where id = any($1)",
+    let rows: Vec<(Uuid, i64, i64, i64)> = sqlx::query_as(
+        "select e.id, e.version, coalesce(sum(s.progress), 0)::bigint, count(s.id)
+         from evaluations e left join shards s on s.evaluation_id = e.id and s.state = 'running'
+         where e.id = any($1) group by e.id",
     )
     .bind(ids)
     .fetch_all(pool)
     .await?;
-    Ok(rows.into_iter().map(|(id, version, progress)| (id, Stamp { version, progress })).collect())
+    Ok(rows.into_iter().map(|(id, version, progress, running)| (id, Stamp { version, progress, running })).collect())
 }
 
 /// Filters of a listing.

@@ -51,6 +51,9 @@ impl Child {
         let mut command = tokio::process::Command::new(&options.binary);
         command.arg("evaluate").env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.envs(INHERITED.iter().filter_map(|&name| Some((name, std::env::var_os(name)?))));
+        // libgomp reads these when it is loaded. Threads that spin while they wait are fast on an idle machine and ruinous on
+        // a shared one.
+        command.env("OMP_WAIT_POLICY", "PASSIVE").env("GOMP_SPINCOUNT", "0");
         command.process_group(0).kill_on_drop(true);
         let (socket, parent) = (theirs.as_raw_fd(), std::process::id());
         // SAFETY: only async-signal-safe calls between fork and exec.

@@ -69,7 +69,7 @@ async fn witnesses_beyond_the_limit_are_refused_with_what_would_fit() {
 
 #[tokio::test]
 async fn an_evaluation_says_why_it_waits() {
-    let bench = Bench::start().await;
+    let bench = Bench::with(Settings { queue_age: Duration::ZERO, ..Settings::default() }).await;
     let model = bench.model("m").await;
     let evaluation = bench.evaluation(model, json!({})).await;
     let path = format!("/v1/evaluations/{evaluation}");
