@@ -59,16 +59,13 @@ impl World {
         let bytes = std::fs::read(path).unwrap();
         let stream = futures::stream::iter([Ok::<_, std::io::Error>(bytes.into())]);
         let upload = self.artifacts.upload(stream, u64::MAX).await.unwrap();
-        self.artifacts.keep_model(&upload).await.unwrap();
         let new = NewModel {
             owner: LOCAL_OWNER,
             name: "test model",
             identity: &Uuid::new_v4().to_string(),
-            sha256: &upload.sha256,
-            bytes: upload.bytes as i64,
             spec,
         };
-        models::insert(&self.pool, &new).await.unwrap().0
+        models::insert(&self.pool, &self.artifacts, &upload, &new).await.unwrap().0
     }
 
     pub async fn submit(&self, model: Uuid, protocol: &Protocol, first_image: u32, images: u32, seeds: &[i64]) -> Uuid {
