@@ -90,6 +90,7 @@ async fn verdicts_are_the_same_for_any_cut_any_crew_any_kills_and_a_local_run() 
 
     let expected = world.verdicts(whole).await;
     assert_eq!(expected.len(), 6 * images as usize);
+    assert!(kills >= 3, "only {kills} kills hit anything");
     assert_eq!(world.verdicts(cut).await, expected, "after {kills} kills");
     assert_eq!(local_run(&world, images), expected);
 }
@@ -174,11 +175,15 @@ async fn cancelling_kills_the_evaluator_within_five_seconds() {
     let child = child.expect("a child runs the shard");
     assert_eq!(queue::cancel(&world.pool, id).await.unwrap(), queue::Cancellation::Accepted);
     let asked = Instant::now();
-    let alive = || std::path::Path::new(&format!("/proc/{child}/stat")).exists();
+    // A zombie runs no more; its parent may take a moment to bury it.
+    let state = || {
+        std::fs::read_to_string(format!("/proc/{child}/stat")).ok().and_then(|s| s.rsplit(") ").next()?.chars().next())
+    };
+    let alive = || state().is_some_and(|state| state != 'Z');
     while alive() && asked.elapsed() < Duration::from_secs(5) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(!alive(), "the evaluator still runs 5 s after the cancel");
+    assert!(!alive(), "the evaluator still runs 5 s after the cancel ({:?})", state());
     let ended = world.until_ended(id).await;
     assert_eq!((ended.state, ended.outcome.unwrap().code.as_str()), (State::Cancelled, "cancelled"));
 

@@ -47,7 +47,9 @@ pub async fn run(arguments: DemoArguments, settings: &Settings) -> anyhow::Resul
     println!("The server keeps running at {address} until you press Ctrl-C. Try next, in another terminal:");
     println!("  {gauntlet} status");
     println!("      the evaluations so far");
-    println!("  {gauntlet} submit models/digits/robust.pt --dataset digits --offset 1297 --protocol pgd-l1 --set 'epsilon=[5, 10]' --watch");
+    println!(
+        "  {gauntlet} submit models/digits/robust.pt --dataset digits --offset 1297 --protocol pgd-l1 --set 'epsilon=[5, 10]' --watch"
+    );
     println!("      robust in one norm is not robust in another");
     println!("  {gauntlet} submit MODEL.pt --dataset digits --watch");
     println!("      a TorchScript model of your own: 1×32×32 grey pixels in [0,1], 10 classes");

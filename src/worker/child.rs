@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::ChildError;
@@ -39,6 +40,8 @@ pub struct Child {
     group: Pid,
     stream: UnixStream,
     log: Arc<Mutex<VecDeque<u8>>>,
+    /// Ends when both outputs have been read to their end.
+    reading: JoinHandle<()>,
     no_progress: Duration,
     oom_kills: Option<u64>,
     pub platform: Platform,
@@ -61,14 +64,15 @@ impl Child {
         let mut process = command.spawn().map_err(ChildError::Spawn)?;
         drop(theirs);
         let log = Arc::new(Mutex::new(VecDeque::new()));
-        tokio::spawn(keep_tail(process.stdout.take(), log.clone()));
-        tokio::spawn(keep_tail(process.stderr.take(), log.clone()));
+        let (out, err) = (keep_tail(process.stdout.take(), log.clone()), keep_tail(process.stderr.take(), log.clone()));
+        let reading = tokio::spawn(async { drop(tokio::join!(out, err)) });
         ours.set_nonblocking(true).map_err(ChildError::Spawn)?;
         let mut child = Self {
             group: Pid::from_raw(process.id().map_or(0, |id| id as i32)),
             process,
             stream: UnixStream::from_std(ours).map_err(ChildError::Spawn)?,
             log,
+            reading,
             no_progress: options.no_progress,
             oom_kills: oom_kills(),
             platform: Platform { device: options.device, hardware: String::new(), libtorch: String::new() },
@@ -118,10 +122,10 @@ impl Child {
                 // Its connection closed: it is about to end, or it only closed its connection and lives on.
                 let ended = tokio::time::timeout(Duration::from_secs(2), self.process.wait()).await;
                 self.kill().await;
-                Err(ended
-                    .ok()
-                    .and_then(Result::ok)
-                    .map_or(ChildError::Crashed { how, log }, |status| self.obituary(status)))
+                match ended {
+                    Ok(Ok(status)) => Err(self.obituary(status).await),
+                    _ => Err(ChildError::Crashed { how, log }),
+                }
             }
             Err(error) => {
                 self.kill().await;
@@ -153,11 +157,13 @@ impl Child {
         }
     }
 
-    fn obituary(&self, status: ExitStatus) -> ChildError {
+    async fn obituary(&mut self, status: ExitStatus) -> ChildError {
         let killed = status.signal() == Some(Signal::SIGKILL as i32);
         if killed && self.oom_kills < oom_kills() {
             return ChildError::OutOfMemory("the kernel killed the evaluator for memory".into());
         }
+        // A grandchild may hold the pipes open, so the wait is bounded.
+        tokio::time::timeout(Duration::from_secs(1), &mut self.reading).await.ok();
         let bytes: Vec<u8> = self.log.lock().expect("no panic holds it").iter().copied().collect();
         let log = String::from_utf8_lossy(&bytes).trim().to_owned();
         let log = if log.is_empty() { log } else { format!("; its last words: {log}") };

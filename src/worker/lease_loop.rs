@@ -77,7 +77,11 @@ impl Worker {
             }
             match self.step(&shutdown).await {
                 Ok(true) => {}
-                Ok(false) => self.idle(&shutdown).await,
+                Ok(false) => {
+                    // An idle worker holds no model: its memory may be wanted, and a cancelled evaluation's child must go.
+                    self.kept = None;
+                    self.idle(&shutdown).await;
+                }
                 Err(error) => {
                     warn!(%error, "the database does not answer; trying again");
                     self.idle(&shutdown).await;

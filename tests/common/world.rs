@@ -59,12 +59,7 @@ impl World {
         let bytes = std::fs::read(path).unwrap();
         let stream = futures::stream::iter([Ok::<_, std::io::Error>(bytes.into())]);
         let upload = self.artifacts.upload(stream, u64::MAX).await.unwrap();
-        let new = NewModel {
-            owner: LOCAL_OWNER,
-            name: "test model",
-            identity: &Uuid::new_v4().to_string(),
-            spec,
-        };
+        let new = NewModel { owner: LOCAL_OWNER, name: "test model", identity: &Uuid::new_v4().to_string(), spec };
         models::insert(&self.pool, &self.artifacts, &upload, &new).await.unwrap().0
     }
 
