@@ -1,1 +1,3 @@
-//! (robustness)
+//! The science: bytes and tensors in, verdicts out.
+
+pub mod corruption;

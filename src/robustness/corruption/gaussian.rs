@@ -1,0 +1,253 @@
+//! Gaussian filters by SciPy's rules: truncated kernel, axis 0 then axis 1, double-precision sums.
+
+use super::simd::{byte_of_unit, vectorised};
+
+/// What lies beyond the edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Border {
+    /// The edge pixel, repeated.
+    Replicate,
+    /// The image mirrored with the edge pixel doubled, as often as needed.
+    Symmetric,
+}
+
+impl Border {
+    /// The index inside 0..n that stands for `i`.
+    pub fn fold(self, i: isize, n: usize) -> usize {
+        let n = n as isize;
+        (match self {
+            Border::Replicate => i.clamp(0, n - 1),
+            Border::Symmetric => {
+                let i = i.rem_euclid(2 * n);
+                i.min(2 * n - 1 - i)
+            }
+        }) as usize
+    }
+}
+
+/// exp(−i²/2σ²)/Σ for i = 0..=r, r = int(truncate·σ + ½); one weight of 1 where σ = 0.
+pub fn weights(sigma: f64, truncate: f64) -> Vec<f64> {
+    let radius = (truncate * sigma + 0.5) as i64;
+    if radius == 0 {
+        return vec![1.0];
+    }
+    let scale = -0.5 / (sigma * sigma);
+    let phi: Vec<f64> = (-radius..=radius).map(|i| (scale * (i * i) as f64).exp()).collect();
+    let sum = pairwise_sum(&phi);
+    phi[radius as usize..].iter().map(|p| p / sum).collect()
+}
+
+/// NumPy's order of summation: flat images hang on the last bit of the weights.
+fn pairwise_sum(x: &[f64]) -> f64 {
+    if x.len() < 8 {
+        x.iter().sum()
+    } else if x.len() <= 128 {
+        let (eights, rest) = x.as_chunks::<8>();
+        let mut r = eights[0];
+        for eight in &eights[1..] {
+            for (sum, v) in r.iter_mut().zip(eight) {
+                *sum += v;
+            }
+        }
+        let sum = ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]));
+        rest.iter().fold(sum, |sum, v| sum + v)
+    } else {
+        let half = x.len() / 2;
+        let (a, b) = x.split_at(half - half % 8);
+        pairwise_sum(a) + pairwise_sum(b)
+    }
+}
+
+/// Blurs bytes taken as v/255 in `channels` interleaved channels; trunc(255·clip(·)) of the result.
+pub fn blur_bytes(image: &[u8], width: usize, channels: usize, sigma: f64) -> Vec<u8> {
+    let mut out = vec![0; image.len()];
+    let row = width * channels;
+    blur_rows(
+        Plan { height: image.len() / row, width, channels, weights: &weights(sigma, 4.0), border: Border::Replicate },
+        |y, to| units(&image[y * row..][..row], to),
+        |v| v,
+        |y, from| to_bytes(from, &mut out[y * row..][..row]),
+    );
+    out
+}
+
+/// Blurs a plane of doubles.
+pub fn blur_plane(plane: &[f64], width: usize, sigma: f64, truncate: f64, border: Border) -> Vec<f64> {
+    let height = plane.len() / width;
+    let weights = weights(sigma, truncate);
+    let mut out = vec![0.0; plane.len()];
+    blur_rows(
+        Plan { height, width, channels: 1, weights: &weights, border },
+        |y, to| to.copy_from_slice(&plane[y * width..][..width]),
+        |v| v,
+        |y, from| out[y * width..][..width].copy_from_slice(from),
+    );
+    out
+}
+
+/// Blurs a plane of singles, replicate border, truncated at 4σ: double-precision sums, a single-precision plane between the axes.
+pub fn blur_plane_f32(plane: &[f32], width: usize, sigma: f64) -> Vec<f32> {
+    let mut out = vec![0.0; plane.len()];
+    blur_rows(
+        Plan {
+            height: plane.len() / width,
+            width,
+            channels: 1,
+            weights: &weights(sigma, 4.0),
+            border: Border::Replicate,
+        },
+        |y, to| to.iter_mut().zip(&plane[y * width..]).for_each(|(to, &v)| *to = f64::from(v)),
+        |v| f64::from(v as f32),
+        |y, from| out[y * width..].iter_mut().zip(from).for_each(|(to, &v)| *to = v as f32),
+    );
+    out
+}
+
+struct Plan<'a> {
+    height: usize,
+    width: usize,
+    channels: usize,
+    /// From the centre outwards.
+    weights: &'a [f64],
+    border: Border,
+}
+
+/// Both axes, one output row at a time; only the rows under the kernel are kept as doubles.
+fn blur_rows(
+    plan: Plan,
+    mut load: impl FnMut(usize, &mut [f64]),
+    between: impl Fn(f64) -> f64,
+    mut store: impl FnMut(usize, &[f64]),
+) {
+    let Plan { height, width, channels, weights, border } = plan;
+    let radius = weights.len() - 1;
+    let row = width * channels;
+    let kept = (2 * radius + 1).min(height);
+    let mut rows = vec![0.0; kept * row];
+    let mut padded = vec![0.0; row + 2 * radius * channels];
+    let mut out = vec![0.0; row];
+    let mut loaded = 0;
+    // Outermost taps first, as SciPy adds them.
+    let outwards: Vec<f64> = weights[1..].iter().rev().copied().collect();
+    for y in 0..height {
+        while loaded < height && loaded <= y + radius {
+            load(loaded, &mut rows[loaded % kept * row..][..row]);
+            loaded += 1;
+        }
+        let at = |i: isize| &rows[border.fold(i, height) % kept * row..][..row];
+        let y_ = y as isize;
+        let columns: Vec<_> = (1..=radius as isize).rev().map(|k| (at(y_ - k), at(y_ + k))).collect();
+        let margin = radius * channels;
+        weigh(at(y_), &columns, weights[0], &outwards, &mut padded[margin..margin + row]);
+        if radius > 0 {
+            padded[margin..margin + row].iter_mut().for_each(|v| *v = between(*v));
+        }
+        for i in 1..=radius {
+            let (left, right) = (border.fold(-(i as isize), width), border.fold((width + i - 1) as isize, width));
+            for c in 0..channels {
+                padded[margin - i * channels + c] = padded[margin + left * channels + c];
+                padded[margin + row + (i - 1) * channels + c] = padded[margin + right * channels + c];
+            }
+        }
+        let shifted = |by: usize| &padded[by..by + row];
+        let across: Vec<_> =
+            (1..=radius).rev().map(|k| (shifted(margin - k * channels), shifted(margin + k * channels))).collect();
+        weigh(shifted(margin), &across, weights[0], &outwards, &mut out);
+        store(y, &out);
+    }
+}
+
+const BLOCK: usize = 32;
+
+vectorised! {
+    /// out = centre·w₀ + Σ (left + right)·w, pairs in the given order.
+    fn weigh(centre: &[f64], pairs: &[(&[f64], &[f64])], w0: f64, weights: &[f64], out: &mut [f64]) {
+        let n = out.len();
+        let whole = n - n % BLOCK;
+        for start in (0..whole).step_by(BLOCK) {
+            let mut sum = [0.0; BLOCK];
+            let c = &centre[start..start + BLOCK];
+            for j in 0..BLOCK {
+                sum[j] = c[j] * w0;
+            }
+            for ((left, right), w) in pairs.iter().zip(weights) {
+                let (left, right) = (&left[start..start + BLOCK], &right[start..start + BLOCK]);
+                for j in 0..BLOCK {
+                    sum[j] += (left[j] + right[j]) * w;
+                }
+            }
+            out[start..start + BLOCK].copy_from_slice(&sum);
+        }
+        for j in whole..n {
+            let mut sum = centre[j] * w0;
+            for ((left, right), w) in pairs.iter().zip(weights) {
+                sum += (left[j] + right[j]) * w;
+            }
+            out[j] = sum;
+        }
+    }
+
+    /// v/255.
+    fn units(bytes: &[u8], out: &mut [f64]) {
+        for (u, &v) in out.iter_mut().zip(bytes) {
+            *u = f64::from(v) / 255.0;
+        }
+    }
+
+    fn to_bytes(from: &[f64], out: &mut [u8]) {
+        for (byte, &v) in out.iter_mut().zip(from) {
+            *byte = byte_of_unit(v);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_impulse_becomes_the_product_of_two_kernels() {
+        let (h, w, sigma) = (21, 23, 1.3);
+        let mut plane = vec![0.0; h * w];
+        plane[10 * w + 11] = 1.0;
+        let out = blur_plane(&plane, w, sigma, 4.0, Border::Replicate);
+        let k = weights(sigma, 4.0);
+        assert_eq!(k.len(), 6);
+        for y in 0..h {
+            for x in 0..w {
+                let tap = |d: usize| k.get(d).copied().unwrap_or(0.0);
+                let expected = tap(y.abs_diff(10)) * tap(x.abs_diff(11));
+                assert!((out[y * w + x] - expected).abs() < 1e-16);
+            }
+        }
+    }
+
+    #[test]
+    fn borders_match_a_direct_sum_even_where_the_kernel_is_larger_than_the_image() {
+        let (h, w) = (5, 7);
+        let plane: Vec<f64> = (0..h * w).map(|i| ((i * 37) % 11) as f64).collect();
+        for border in [Border::Replicate, Border::Symmetric] {
+            let out = blur_plane(&plane, w, 6.0, 3.0, border);
+            let k = weights(6.0, 3.0);
+            let r = k.len() as isize - 1;
+            for y in 0..h as isize {
+                for x in 0..w as isize {
+                    let mut sum = 0.0;
+                    for dy in -r..=r {
+                        for dx in -r..=r {
+                            let v = plane[border.fold(y + dy, h) * w + border.fold(x + dx, w)];
+                            sum += v * k[dy.unsigned_abs()] * k[dx.unsigned_abs()];
+                        }
+                    }
+                    assert!((out[y as usize * w + x as usize] - sum).abs() < 1e-12, "{border:?} {y} {x}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_sigma_is_no_blur() {
+        let image: Vec<u8> = (0..=255).collect();
+        assert_eq!(blur_bytes(&image, 16, 1, 0.05), image);
+    }
+}
