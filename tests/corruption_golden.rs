@@ -26,7 +26,7 @@ struct Bound {
 fn allowed(cell: &Cell) -> Bound {
     let share = match cell.name.as_str() {
         // OpenCV multiplies spectra where kernels are as large as these; its noise meets sums that are whole numbers.
-        "defocus_blur" => 1.3e-5,
+        "defocus_blur" => 2e-5,
         // OpenCV's grey conversion fuses multiplications and additions.
         "snow" => 2e-5,
         _ => return Bound { share: 0.0, levels: 0 },

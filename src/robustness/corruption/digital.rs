@@ -38,14 +38,7 @@ fn contrast_channels<const C: usize>(image: &[u8], factor: f64) -> Vec<u8> {
 }
 
 /// A random affine map of three points about the centre, then a smooth random displacement of every pixel.
-pub fn elastic(image: &[u8], shape: Shape, parameters: Elastic, random: &mut impl Random) -> Vec<u8> {
-    match shape.channels {
-        Channels::Grey => elastic_channels::<1>(image, shape, parameters, random),
-        Channels::Rgb => elastic_channels::<3>(image, shape, parameters, random),
-    }
-}
-
-fn elastic_channels<const C: usize>(image: &[u8], shape: Shape, p: Elastic, random: &mut impl Random) -> Vec<u8> {
+pub fn elastic(image: &[u8], shape: Shape, p: Elastic, random: &mut impl Random) -> Vec<u8> {
     let Shape { height, width, .. } = shape;
     // The source gives (row, column) where OpenCV reads (x, y); square images do not notice.
     let (cy, cx, s) = ((height / 2) as f32, (width / 2) as f32, (height.min(width) / 3) as f32);
@@ -54,7 +47,7 @@ fn elastic_channels<const C: usize>(image: &[u8], shape: Shape, p: Elastic, rand
     random.uniforms(-p.shift, p.shift, &mut shifts);
     let to = std::array::from_fn(|i| std::array::from_fn(|k| from[i][k] + shifts[2 * i + k] as f32));
     let map = warp::affine_through(from, to).expect("sides of at least 32 pixels make a triangle");
-    let moved = warp::warp_affine::<C>(image, width, &map);
+    let moved = warp::warp_affine(image, width, shape.channels(), &map);
     let mut field = || {
         let mut noise = vec![0.0; shape.pixels()];
         random.uniforms(-1.0, 1.0, &mut noise);
@@ -62,7 +55,7 @@ fn elastic_channels<const C: usize>(image: &[u8], shape: Shape, p: Elastic, rand
         smooth.iter().map(|v| (v * p.alpha) as f32).collect::<Vec<f32>>()
     };
     let (dx, dy) = (field(), field());
-    warp::displace::<C>(&moved, width, &dx, &dy)
+    warp::displace(&moved, width, shape.channels(), &dx, &dy)
 }
 
 /// Box-filtered down to a fraction of each side, and up again.

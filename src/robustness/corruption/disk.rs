@@ -3,7 +3,7 @@
 //! The kernel has few distinct weights, so the bytes under each weight are summed in integers first, whole runs of a row
 //! through prefix sums; only one product per distinct weight is left.
 
-use super::simd::{byte_of_unit, vectorised};
+use super::simd::{truncate, vectorised};
 
 /// The disk of a radius, blurred by a 3×3 (radius ≤ 8) or 5×5 Gaussian, as single-precision weights.
 #[derive(Debug, Clone)]
@@ -70,26 +70,34 @@ struct Level {
     batches: Vec<Vec<Run>>,
 }
 
+/// Weights closer than this (relative) are one level: single-precision rounding is all that tells them apart.
+const SAME: f64 = 1e-6;
+
 fn levels(disk: &Disk) -> Vec<Level> {
     let side = 2 * disk.reach + 1;
-    let mut levels: Vec<(f32, Vec<Run>)> = Vec::new();
+    let same = |a: f64, b: f64| (a - b).abs() <= SAME * a.max(b);
+    let mut levels: Vec<(f64, f64, usize, Vec<Run>)> = Vec::new();
     for (row, weights) in disk.weights.chunks(side).enumerate() {
         let mut from = 0;
-        for run in weights.chunk_by(|a, b| a == b) {
-            let (weight, to) = (run[0], from + run.len());
+        for run in weights.chunk_by(|&a, &b| same(a.into(), b.into())) {
+            let (first, to) = (f64::from(run[0]), from + run.len());
             // A weight below 1e-12 moves no sum of bytes by as much as rounding does.
-            if weight > 1e-12 {
-                match levels.iter_mut().find(|(w, _)| *w == weight) {
-                    Some((_, runs)) => runs.push(Run { row, from, to }),
-                    None => levels.push((weight, vec![Run { row, from, to }])),
-                }
+            if first > 1e-12 {
+                let at = levels.iter().position(|level| same(level.0, first)).unwrap_or_else(|| {
+                    levels.push((first, 0.0, 0, Vec::new()));
+                    levels.len() - 1
+                });
+                let (_, mass, places, runs) = &mut levels[at];
+                *mass += run.iter().map(|&w| f64::from(w)).sum::<f64>();
+                *places += run.len();
+                runs.push(Run { row, from, to });
             }
             from = to;
         }
     }
     levels
         .into_iter()
-        .map(|(weight, runs)| {
+        .map(|(_, mass, places, runs)| {
             let mut batches: Vec<Vec<Run>> = vec![Vec::new()];
             let mut room = 257;
             for run in runs {
@@ -101,12 +109,13 @@ fn levels(disk: &Disk) -> Vec<Level> {
                 room -= size;
                 batches.last_mut().expect("never empty").push(run);
             }
-            Level { weight: f64::from(weight), batches }
+            // The mean keeps the kernel's sum, on which flat images hang.
+            Level { weight: mass / places as f64, batches }
         })
         .collect()
 }
 
-/// trunc(255·clip(Σ w·v/255)) with the border mirrored about the edge pixel, in double precision.
+/// trunc(Σ w·v), clamped, with the border mirrored about the edge pixel, in double precision.
 pub fn correlate_bytes(image: &[u8], width: usize, channels: usize, disk: &Disk) -> Vec<u8> {
     let row = width * channels;
     let height = image.len() / row;
@@ -114,13 +123,15 @@ pub fn correlate_bytes(image: &[u8], width: usize, channels: usize, disk: &Disk)
     let side = 2 * reach + 1;
     let levels = levels(disk);
     let padded = row + 2 * reach * channels;
-    // Rows in a ring: bytes as 16-bit numbers, and their prefix sums modulo 2¹⁶ (a run's sum is below that).
-    let mut bytes = vec![0u16; side * padded];
-    let mut prefix = vec![0u16; side * (padded + channels)];
+    // Blocks may run over the end of a line.
+    let stride = padded + channels + BLOCK;
+    // Lines in a ring: bytes as 16-bit numbers, and their prefix sums modulo 2¹⁶ (a run's sum is below that).
+    let mut bytes = vec![0u16; side * stride];
+    let mut prefix = vec![0u16; side * stride];
     let fill = |line: isize, bytes: &mut [u16], prefix: &mut [u16]| {
         let slot = (line + reach as isize) as usize % side;
         let from = &image[mirror(line, height) * row..][..row];
-        let to = &mut bytes[slot * padded..][..padded];
+        let to = &mut bytes[slot * stride..][..padded];
         for (to, &v) in to[reach * channels..].iter_mut().zip(from) {
             *to = u16::from(v);
         }
@@ -132,37 +143,45 @@ pub fn correlate_bytes(image: &[u8], width: usize, channels: usize, disk: &Disk)
                 }
             }
         }
-        let sums = &mut prefix[slot * (padded + channels)..][..padded + channels];
+        let sums = &mut prefix[slot * stride..][..padded + channels];
         for j in 0..padded {
             sums[j + channels] = sums[j].wrapping_add(to[j]);
         }
     };
-    let mut out = vec![0; image.len()];
-    let mut sums = vec![0.0; row];
     for line in -(reach as isize)..reach as isize {
         fill(line, &mut bytes, &mut prefix);
     }
+    let mut out = vec![0; image.len()];
+    let mut sums = vec![0.0; row.next_multiple_of(BLOCK)];
     for (y, out) in out.chunks_mut(row).enumerate() {
         fill((y + reach) as isize, &mut bytes, &mut prefix);
-        sums.fill(0.0);
+        let mut batches = Vec::with_capacity(levels.len());
         for level in &levels {
-            for batch in &level.batches {
-                let (mut single, mut ends) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
-                for run in batch {
-                    let slot = (y + run.row) % side;
+            for runs in &level.batches {
+                let (mut single, mut ends) = (Vec::with_capacity(runs.len()), Vec::with_capacity(runs.len()));
+                for run in runs {
+                    let line = (y + run.row) % side * stride;
                     if run.to - run.from == 1 {
-                        single.push(&bytes[slot * padded + run.from * channels..][..row]);
+                        single.push(&bytes[line + run.from * channels..][..sums.len()]);
                     } else {
-                        let line = &prefix[slot * (padded + channels)..][..padded + channels];
-                        ends.push((&line[run.from * channels..][..row], &line[run.to * channels..][..row]));
+                        let at = |column: usize| &prefix[line + column * channels..][..sums.len()];
+                        ends.push((at(run.from), at(run.to)));
                     }
                 }
-                add_level(&single, &ends, level.weight, &mut sums);
+                batches.push(Batch { single, ends, weight: level.weight });
             }
         }
+        weigh(&batches, &mut sums);
         finish(&sums, out);
     }
     out
+}
+
+/// The lines that one weight applies to: single places, and the prefix sums at both ends of runs.
+struct Batch<'a> {
+    single: Vec<&'a [u16]>,
+    ends: Vec<(&'a [u16], &'a [u16])>,
+    weight: f64,
 }
 
 /// The border `dcb|abcd|cba`.
@@ -175,47 +194,39 @@ fn mirror(i: isize, n: usize) -> usize {
     i.min(period - i) as usize
 }
 
-const BLOCK: usize = 64;
+const BLOCK: usize = 96;
 
 vectorised! {
-    /// sums += weight · (Σ single + Σ (end − start)), the bracket in 16-bit integers.
-    fn add_level(single: &[&[u16]], ends: &[(&[u16], &[u16])], weight: f64, sums: &mut [f64]) {
-        let n = sums.len();
-        let whole = n - n % BLOCK;
-        for start in (0..whole).step_by(BLOCK) {
-            let mut sum = [0u16; BLOCK];
-            for line in single {
-                let line = &line[start..start + BLOCK];
+    /// Σ weight · (Σ single + Σ (end − start)), the bracket in 16-bit integers.
+    fn weigh(batches: &[Batch], sums: &mut [f64]) {
+        for (block, sums) in sums.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+            let start = block * BLOCK;
+            let mut total = [0.0; BLOCK];
+            for batch in batches {
+                let mut sum = [0u16; BLOCK];
+                for line in &batch.single {
+                    let line = &line[start..start + BLOCK];
+                    for j in 0..BLOCK {
+                        sum[j] = sum[j].wrapping_add(line[j]);
+                    }
+                }
+                for (from, to) in &batch.ends {
+                    let (from, to) = (&from[start..start + BLOCK], &to[start..start + BLOCK]);
+                    for j in 0..BLOCK {
+                        sum[j] = sum[j].wrapping_add(to[j].wrapping_sub(from[j]));
+                    }
+                }
                 for j in 0..BLOCK {
-                    sum[j] = sum[j].wrapping_add(line[j]);
+                    total[j] += f64::from(sum[j]) * batch.weight;
                 }
             }
-            for (from, to) in ends {
-                let (from, to) = (&from[start..start + BLOCK], &to[start..start + BLOCK]);
-                for j in 0..BLOCK {
-                    sum[j] = sum[j].wrapping_add(to[j].wrapping_sub(from[j]));
-                }
-            }
-            let out = &mut sums[start..start + BLOCK];
-            for j in 0..BLOCK {
-                out[j] += f64::from(sum[j]) * weight;
-            }
-        }
-        for j in whole..n {
-            let mut sum = 0u16;
-            for line in single {
-                sum = sum.wrapping_add(line[j]);
-            }
-            for (from, to) in ends {
-                sum = sum.wrapping_add(to[j].wrapping_sub(from[j]));
-            }
-            sums[j] += f64::from(sum) * weight;
+            *sums = total;
         }
     }
 
     fn finish(sums: &[f64], out: &mut [u8]) {
         for (byte, &sum) in out.iter_mut().zip(sums) {
-            *byte = byte_of_unit(sum / 255.0);
+            *byte = truncate(sum);
         }
     }
 }

@@ -75,6 +75,13 @@ pub fn blur_bytes(image: &[u8], width: usize, channels: usize, sigma: f64) -> Ve
 pub fn blur_plane(plane: &[f64], width: usize, sigma: f64, truncate: f64, border: Border) -> Vec<f64> {
     let height = plane.len() / width;
     let weights = weights(sigma, truncate);
+    // A wide kernel costs more than the matrix that it folds into.
+    if 5 * weights.len() > height.max(width) && border == Border::Symmetric {
+        let down = Folded::new(&weights, height);
+        let turned = transposed(&multiply(&down, plane, width), width);
+        let across = if width == height { down } else { Folded::new(&weights, width) };
+        return transposed(&multiply(&across, &turned, height), height);
+    }
     let mut out = vec![0.0; plane.len()];
     blur_rows(
         Plan { height, width, channels: 1, weights: &weights, border },
@@ -157,7 +164,87 @@ fn blur_rows(
     }
 }
 
+/// A filter on n places with symmetric borders as a matrix. It commutes with reversal, so it splits into two matrices of half the size:
+/// one for the sums of mirrored places, one for their differences.
+struct Folded {
+    n: usize,
+    even: Vec<f64>,
+    odd: Vec<f64>,
+}
+
+impl Folded {
+    fn new(weights: &[f64], n: usize) -> Self {
+        let half = n.div_ceil(2);
+        // A mirrored line repeats after 2n places.
+        let mut periodic = vec![0.0; 2 * n];
+        for (k, weight) in weights.iter().enumerate() {
+            periodic[k % (2 * n)] += weight;
+            if k > 0 {
+                periodic[(2 * n - k % (2 * n)) % (2 * n)] += weight;
+            }
+        }
+        // The weight of place j at place i: of j itself and of its mirror image beyond the edge.
+        let weight = |i: usize, j: usize| periodic[(2 * n + j - i) % (2 * n)] + periodic[(4 * n - 1 - j - i) % (2 * n)];
+        let (mut even, mut odd) = (vec![0.0; half * half], vec![0.0; half * half]);
+        for i in 0..half {
+            for j in 0..half {
+                let (own, mirrored) = (weight(i, j), weight(i, n - 1 - j));
+                // A middle place is its own mirror image, and counts once.
+                even[i * half + j] = if 2 * j + 1 == n { own } else { own + mirrored };
+                odd[i * half + j] = own - mirrored;
+            }
+        }
+        Self { n, even, odd }
+    }
+}
+
+/// The matrix applied to every column of a plane of `matrix.n` rows.
+fn multiply(matrix: &Folded, plane: &[f64], width: usize) -> Vec<f64> {
+    let n = matrix.n;
+    let half = n.div_ceil(2);
+    let (mut sums, mut differences) = (vec![0.0; half * width], vec![0.0; half * width]);
+    for y in 0..half {
+        let (top, bottom) = (&plane[y * width..][..width], &plane[(n - 1 - y) * width..][..width]);
+        let middle = 2 * y + 1 == n;
+        for x in 0..width {
+            sums[y * width + x] = if middle { top[x] } else { (top[x] + bottom[x]) / 2.0 };
+            differences[y * width + x] = (top[x] - bottom[x]) / 2.0;
+        }
+    }
+    let (mut even, mut odd) = (vec![0.0; half * width], vec![0.0; half * width]);
+    product(&matrix.even, &sums, width, &mut even);
+    product(&matrix.odd, &differences, width, &mut odd);
+    let mut out = vec![0.0; n * width];
+    for y in 0..half {
+        for x in 0..width {
+            let (e, o) = (even[y * width + x], odd[y * width + x]);
+            out[y * width + x] = e + o;
+            out[(n - 1 - y) * width + x] = e - o;
+        }
+    }
+    out
+}
+
+fn transposed(plane: &[f64], width: usize) -> Vec<f64> {
+    const TILE: usize = 8;
+    let height = plane.len() / width;
+    let mut out = vec![0.0; plane.len()];
+    for y0 in (0..height).step_by(TILE) {
+        for x0 in (0..width).step_by(TILE) {
+            for y in y0..(y0 + TILE).min(height) {
+                for x in x0..(x0 + TILE).min(width) {
+                    out[x * height + y] = plane[y * width + x];
+                }
+            }
+        }
+    }
+    out
+}
+
 const BLOCK: usize = 32;
+/// Output rows and columns of a matrix product held in registers.
+const TILE_ROWS: usize = 4;
+const TILE_COLUMNS: usize = 32;
 
 vectorised! {
     /// out = centre·w₀ + Σ (left + right)·w, pairs in the given order.
@@ -184,6 +271,42 @@ vectorised! {
                 sum += (left[j] + right[j]) * w;
             }
             out[j] = sum;
+        }
+    }
+
+    /// out += matrix · columns, the matrix square. Fused multiply-adds: the same on every machine, slow only where there are none.
+    fn product(matrix: &[f64], columns: &[f64], width: usize, out: &mut [f64]) {
+        let n = out.len() / width;
+        for y0 in (0..n).step_by(TILE_ROWS) {
+            let rows = TILE_ROWS.min(n - y0);
+            for x0 in (0..width).step_by(TILE_COLUMNS) {
+                let count = TILE_COLUMNS.min(width - x0);
+                if rows == TILE_ROWS && count == TILE_COLUMNS {
+                    let mut sums = [[0.0; TILE_COLUMNS]; TILE_ROWS];
+                    for j in 0..n {
+                        let line = &columns[j * width + x0..][..TILE_COLUMNS];
+                        for (i, sums) in sums.iter_mut().enumerate() {
+                            let weight = matrix[(y0 + i) * n + j];
+                            for x in 0..TILE_COLUMNS {
+                                sums[x] = line[x].mul_add(weight, sums[x]);
+                            }
+                        }
+                    }
+                    for (i, sums) in sums.iter().enumerate() {
+                        out[(y0 + i) * width + x0..][..TILE_COLUMNS].copy_from_slice(sums);
+                    }
+                } else {
+                    for y in y0..y0 + rows {
+                        for j in 0..n {
+                            let weight = matrix[y * n + j];
+                            let line = &columns[j * width + x0..][..count];
+                            for (out, v) in out[y * width + x0..][..count].iter_mut().zip(line) {
+                                *out = v.mul_add(weight, *out);
+                            }
+                        }
+                    }
+                }
+            }
         }
     }
 

@@ -1,37 +1,51 @@
 //! What OpenCV contributes to water spatter: edges, distances to them, and histogram equalisation of small byte maps.
 
-/// The border `dcb|abcd|cba`.
-fn mirror(i: isize, n: usize) -> usize {
-    let n = n as isize;
-    (if n == 1 {
-        0
-    } else if i < 0 {
-        -i
-    } else if i >= n {
-        2 * n - 2 - i
-    } else {
-        i
-    }) as usize
+use super::simd::{truncate, vectorised};
+
+/// A map with one more cell on every side.
+struct Framed<T> {
+    cells: Vec<T>,
+    stride: usize,
+}
+
+impl<T: Copy + Default> Framed<T> {
+    /// The frame repeats the cell `inset` places inside the edge (0: the edge itself; 1: mirrored about it).
+    fn new(map: &[T], width: usize, inset: usize) -> Self {
+        let (height, stride) = (map.len() / width, width + 2);
+        let mut cells = vec![T::default(); stride * (height + 2)];
+        let (rows, columns) = (inset.min(height - 1), inset.min(width - 1));
+        for y in 0..height + 2 {
+            let from = match y {
+                0 => rows,
+                y if y <= height => y - 1,
+                _ => height - 1 - rows,
+            };
+            let (from, to) = (&map[from * width..][..width], &mut cells[y * stride..][..stride]);
+            to[1..=width].copy_from_slice(from);
+            to[0] = from[columns];
+            to[width + 1] = from[width - 1 - columns];
+        }
+        Self { cells, stride }
+    }
+
+    /// The three framed rows around row `y` of the map.
+    fn around(&self, y: usize) -> [&[T]; 3] {
+        [0, 1, 2].map(|k| &self.cells[(y + k) * self.stride..][..self.stride])
+    }
 }
 
 /// Canny edges of a byte map: 3×3 Sobel on repeated borders, |dx| + |dy|, non-maximum suppression, 8-connected hysteresis.
-pub fn canny(map: &[u8], width: usize, low: i32, high: i32) -> Vec<bool> {
+pub fn canny(map: &[u8], width: usize, low: i16, high: i16) -> Vec<bool> {
     let height = map.len() / width;
     let stride = width + 2;
+    let framed = Framed::new(map, width, 0);
     // One cell of zeros around the magnitudes, of "no edge" around the marks.
-    let mut magnitude = vec![0i32; stride * (height + 2)];
-    let mut gradient = vec![(0i32, 0i32); map.len()];
+    let mut magnitude = vec![0i16; stride * (height + 2)];
+    let (mut dx, mut dy) = (vec![0i16; map.len()], vec![0i16; map.len()]);
     for y in 0..height {
-        let row = |y: usize| &map[y * width..][..width];
-        let (above, own, below) = (row(y.saturating_sub(1)), row(y), row((y + 1).min(height - 1)));
-        for x in 0..width {
-            let (l, r) = (x.saturating_sub(1), (x + 1).min(width - 1));
-            let at = |row: &[u8], x: usize| i32::from(row[x]);
-            let dx = at(above, r) - at(above, l) + 2 * (at(own, r) - at(own, l)) + at(below, r) - at(below, l);
-            let dy = at(below, l) + 2 * at(below, x) + at(below, r) - at(above, l) - 2 * at(above, x) - at(above, r);
-            gradient[y * width + x] = (dx, dy);
-            magnitude[(y + 1) * stride + x + 1] = dx.abs() + dy.abs();
-        }
+        let [above, own, below] = framed.around(y);
+        let (dx, dy) = (&mut dx[y * width..][..width], &mut dy[y * width..][..width]);
+        sobel(above, own, below, dx, dy, &mut magnitude[(y + 1) * stride + 1..][..width]);
     }
     #[derive(Clone, Copy, PartialEq)]
     enum Mark {
@@ -48,12 +62,12 @@ pub fn canny(map: &[u8], width: usize, low: i32, high: i32) -> Vec<bool> {
             if m <= low {
                 continue;
             }
-            let (dx, dy) = gradient[y * width + x];
+            let (dx, dy) = (i32::from(dx[y * width + x]), i32::from(dy[y * width + x]));
             // tan 22.5° in 15-bit fixed point.
-            let (across, down) = (i64::from(dx.abs()) * 13573, i64::from(dy.abs()) << 15);
+            let (across, down) = (dx.abs() * 13573, dy.abs() << 15);
             let largest = if down < across {
                 m > magnitude[at - 1] && m >= magnitude[at + 1]
-            } else if down > across + (i64::from(dx.abs()) << 16) {
+            } else if down > across + (dx.abs() << 16) {
                 m > magnitude[at - stride] && m >= magnitude[at + stride]
             } else if (dx ^ dy) < 0 {
                 m > magnitude[at - stride + 1] && m > magnitude[at + stride - 1]
@@ -83,79 +97,133 @@ pub fn canny(map: &[u8], width: usize, low: i32, high: i32) -> Vec<bool> {
 
 /// Distance to the nearest edge, at most `limit`, by a 5×5 chamfer of steps 1, 1.4 and 2.1969; single-precision sums.
 pub fn distance(edges: &[bool], width: usize, limit: f32) -> Vec<f32> {
-    const STRAIGHT: f32 = 1.0;
-    const DIAGONAL: f32 = 1.4;
-    const KNIGHT: f32 = 2.1969;
     let height = edges.len() / width;
     let stride = width + 4;
-    let far = f32::MAX / 4.0;
-    let mut d = vec![far; stride * (height + 4)];
-    let least = |a: f32, b: f32| if b < a { b } else { a };
-    // The seven neighbours that a scan has passed; `back` is their direction.
-    let pass = |d: &[f32], at: usize, back: isize| {
-        let up = |rows: isize, columns: isize| d[(at as isize + back * (rows * stride as isize + columns)) as usize];
-        let knight = least(least(up(2, -1), up(2, 1)), least(up(1, -2), up(1, 2))) + KNIGHT;
-        let diagonal = least(up(1, -1), up(1, 1)) + DIAGONAL;
-        let straight = least(up(1, 0), up(0, 1)) + STRAIGHT;
-        least(least(knight, diagonal), straight)
-    };
+    let mut d = vec![f32::MAX / 4.0; stride * (height + 4)];
+    let mut nearest = vec![0f32; width];
     for y in 0..height {
-        for x in 0..width {
-            let at = (y + 2) * stride + x + 2;
-            d[at] = if edges[y * width + x] { 0.0 } else { least(pass(&d, at, -1), far) };
+        let (passed, row) = d.split_at_mut((y + 2) * stride);
+        step(&passed[y * stride..][..stride], &passed[(y + 1) * stride..], &mut nearest);
+        let edges = &edges[y * width..][..width];
+        let mut last = row[1];
+        for ((d, &nearest), &edge) in row[2..].iter_mut().zip(&nearest).zip(edges) {
+            last = if edge { 0.0 } else { least(nearest, last + STRAIGHT) };
+            *d = last;
         }
     }
     for y in (0..height).rev() {
-        for x in (0..width).rev() {
-            let at = (y + 2) * stride + x + 2;
-            d[at] = least(d[at], pass(&d, at, 1));
+        let (row, passed) = d.split_at_mut((y + 3) * stride);
+        step(&passed[stride..][..stride], &passed[..stride], &mut nearest);
+        let row = &mut row[(y + 2) * stride..];
+        let mut last = row[width + 2];
+        for (d, &nearest) in row[2..width + 2].iter_mut().zip(&nearest).rev() {
+            last = least(least(*d, nearest), last + STRAIGHT);
+            *d = last;
         }
     }
     let rows = d.chunks(stride).skip(2).take(height);
     rows.flat_map(|row| row[2..][..width].iter().map(|&v| least(v, limit))).collect()
 }
 
-/// Σ of the 3×3 neighbourhood of every cell, weighted, border mirrored about the edge cell.
-fn neighbourhoods<T: Copy>(map: &[T], width: usize, mut cell: impl FnMut([[T; 3]; 3])) {
-    let height = map.len() / width;
-    for y in 0..height as isize {
-        let rows = [-1, 0, 1].map(|k| &map[mirror(y + k, height) * width..][..width]);
-        for x in 0..width as isize {
-            let columns = [-1, 0, 1].map(|k| mirror(x + k, width));
-            cell(rows.map(|row| columns.map(|x| row[x])));
+const STRAIGHT: f32 = 1.0;
+const DIAGONAL: f32 = 1.4;
+const KNIGHT: f32 = 2.1969;
+
+#[inline(always)]
+fn least(a: f32, b: f32) -> f32 {
+    if b < a { b } else { a }
+}
+
+/// 3×3 mean of singles, truncated to bytes, border mirrored about the edge cell.
+pub fn box_truncated(map: &[f32], width: usize) -> Vec<u8> {
+    by_rows(map, width, mean_truncated)
+}
+
+/// 3×3 mean of bytes, rounded, border mirrored about the edge cell.
+pub fn box_rounded(map: &[u8], width: usize) -> Vec<u8> {
+    by_rows(map, width, mean_rounded)
+}
+
+/// The relief filter [[−2,−1,0],[−1,1,1],[0,1,2]], clamped to bytes, border mirrored about the edge cell.
+pub fn emboss(map: &[u8], width: usize) -> Vec<u8> {
+    by_rows(map, width, relief)
+}
+
+fn by_rows<T: Copy + Default>(map: &[T], width: usize, row: fn(&[T], &[T], &[T], &mut [u8])) -> Vec<u8> {
+    let framed = Framed::new(map, width, 1);
+    let mut out = vec![0; map.len()];
+    for (y, out) in out.chunks_mut(width).enumerate() {
+        let [above, own, below] = framed.around(y);
+        row(above, own, below, out);
+    }
+    out
+}
+
+vectorised! {
+    fn sobel(above: &[u8], own: &[u8], below: &[u8], dx: &mut [i16], dy: &mut [i16], magnitude: &mut [i16]) {
+        let n = dx.len();
+        let (above, own, below) = (&above[..n + 2], &own[..n + 2], &below[..n + 2]);
+        let (dy, magnitude) = (&mut dy[..n], &mut magnitude[..n]);
+        for x in 0..n {
+            let at = |row: &[u8], k: usize| i16::from(row[x + k]);
+            let across = at(above, 2) - at(above, 0) + 2 * (at(own, 2) - at(own, 0)) + at(below, 2) - at(below, 0);
+            let down = at(below, 0) + 2 * at(below, 1) + at(below, 2) - at(above, 0) - 2 * at(above, 1) - at(above, 2);
+            dx[x] = across;
+            dy[x] = down;
+            magnitude[x] = across.abs() + down.abs();
         }
     }
-}
 
-/// 3×3 mean of singles, truncated to bytes.
-pub fn box_truncated(map: &[f32], width: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(map.len());
-    neighbourhoods(map, width, |n| {
-        let sum: f64 = n.iter().flatten().map(|&v| f64::from(v)).sum();
-        out.push((sum * (1.0 / 9.0)) as f32 as u8);
-    });
-    out
-}
+    /// The nearest by way of the two rows before (both with two cells of frame).
+    fn step(second: &[f32], first: &[f32], out: &mut [f32]) {
+        let n = out.len();
+        let (second, first) = (&second[..n + 4], &first[..n + 4]);
+        for x in 0..n {
+            let knight = least(least(second[x + 1], second[x + 3]), least(first[x], first[x + 4])) + KNIGHT;
+            let diagonal = least(first[x + 1], first[x + 3]) + DIAGONAL;
+            out[x] = least(least(knight, diagonal), first[x + 2] + STRAIGHT);
+        }
+    }
 
-/// 3×3 mean of bytes, rounded.
-pub fn box_rounded(map: &[u8], width: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(map.len());
-    neighbourhoods(map, width, |n| {
-        let sum: u32 = n.iter().flatten().map(|&v| u32::from(v)).sum();
-        out.push(((sum + 4) / 9) as u8);
-    });
-    out
-}
+    fn mean_truncated(above: &[f32], own: &[f32], below: &[f32], out: &mut [u8]) {
+        let n = out.len();
+        let (above, own, below) = (&above[..n + 2], &own[..n + 2], &below[..n + 2]);
+        for x in 0..n {
+            let mut sum = 0.0;
+            for row in [above, own, below] {
+                for k in 0..3 {
+                    sum += f64::from(row[x + k]);
+                }
+            }
+            out[x] = truncate(f64::from((sum * (1.0 / 9.0)) as f32));
+        }
+    }
 
-/// The relief filter [[−2,−1,0],[−1,1,1],[0,1,2]], clamped to bytes.
-pub fn emboss(map: &[u8], width: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(map.len());
-    neighbourhoods(map, width, |n| {
-        let n = n.map(|row| row.map(i32::from));
-        let sum = -2 * n[0][0] - n[0][1] - n[1][0] + n[1][1] + n[1][2] + n[2][1] + 2 * n[2][2];
-        out.push(sum.clamp(0, 255) as u8);
-    });
-    out
+    fn mean_rounded(above: &[u8], own: &[u8], below: &[u8], out: &mut [u8]) {
+        let n = out.len();
+        let (above, own, below) = (&above[..n + 2], &own[..n + 2], &below[..n + 2]);
+        for x in 0..n {
+            let mut sum = 4u16;
+            for row in [above, own, below] {
+                for k in 0..3 {
+                    sum += u16::from(row[x + k]);
+                }
+            }
+            // ⌊sum/9⌋ for sums up to 2299.
+            out[x] = ((u32::from(sum) * 7282) >> 16) as u8;
+        }
+    }
+
+    fn relief(above: &[u8], own: &[u8], below: &[u8], out: &mut [u8]) {
+        let n = out.len();
+        let (above, own, below) = (&above[..n + 2], &own[..n + 2], &below[..n + 2]);
+        for x in 0..n {
+            let at = |row: &[u8], k: usize| i16::from(row[x + k]);
+            let sum = at(own, 1) + at(own, 2) + at(below, 1) + 2 * at(below, 2)
+                - 2 * at(above, 0) - at(above, 1) - at(own, 0);
+            out[x] = sum.clamp(0, 255) as u8;
+        }
+    }
 }
 
 /// OpenCV's `equalizeHist`: a byte becomes rint((cdf − cdf_min)·255/(N − h_min)); a flat map stays.
@@ -222,6 +290,13 @@ mod tests {
         let mut flat = [7; 5];
         equalize(&mut flat);
         assert_eq!(flat, [7; 5]);
+    }
+
+    #[test]
+    fn ninths_are_divided_exactly() {
+        for sum in 0..=9 * 255 + 4u32 {
+            assert_eq!((sum * 7282) >> 16, sum / 9, "{sum}");
+        }
     }
 
     #[test]

@@ -2,6 +2,29 @@
 //!
 //! Rust neither reorders nor contracts floating-point operations, so every version of a function gives the same bytes.
 
+/// The widest vectors that the processor has and that functions are compiled for.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) enum Width {
+    Baseline,
+    Avx2,
+    Avx512,
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) fn width() -> Width {
+    if !(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
+        Width::Baseline
+    } else if is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+    {
+        Width::Avx512
+    } else {
+        Width::Avx2
+    }
+}
+
 /// Declares functions whose body is compiled for the baseline, for AVX2 and for AVX-512, and picked at run time.
 macro_rules! vectorised {
     ($($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $kind:ty),* $(,)?) $(-> $result:ty)? $body:block)+) => {$(
@@ -13,24 +36,20 @@ macro_rules! vectorised {
 
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx2")]
+                #[target_feature(enable = "avx2,fma")]
                 fn avx2($($arg: $kind),*) $(-> $result)? {
                     portable($($arg),*)
                 }
-                #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
+                #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
                 fn avx512($($arg: $kind),*) $(-> $result)? {
                     portable($($arg),*)
                 }
-                if is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-                {
+                match $crate::robustness::corruption::simd::width() {
                     // SAFETY: the processor has the features that the function was compiled for.
-                    return unsafe { avx512($($arg),*) };
-                }
-                if is_x86_feature_detected!("avx2") {
+                    $crate::robustness::corruption::simd::Width::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
-                    return unsafe { avx2($($arg),*) };
+                    $crate::robustness::corruption::simd::Width::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::robustness::corruption::simd::Width::Baseline => {}
                 }
             }
             portable($($arg),*)

@@ -1,6 +1,6 @@
 //! The two geometric steps of the elastic transform: OpenCV's affine warp, and sampling along a displacement field by SciPy's rules.
 
-use super::simd::byte_of_unit_f32;
+use super::simd::{byte_of_unit_f32, vectorised};
 
 /// Rows of the map (x, y) → (m₀₀x + m₀₁y + m₀₂, m₁₀x + m₁₁y + m₁₂).
 pub type Affine = [[f64; 3]; 2];
@@ -22,77 +22,91 @@ pub fn affine_through(from: [[f32; 2]; 3], to: [[f32; 2]; 3]) -> Option<Affine> 
     }))
 }
 
-/// Interleaved bytes as v/255, moved by `map`: bilinear on a grid of 1/32 pixel, border mirrored about the edge pixel.
-pub fn warp_affine<const C: usize>(image: &[u8], width: usize, map: &Affine) -> Vec<f32> {
-    let pixels = image.as_chunks::<C>().0;
-    let height = pixels.len() / width;
-    let [[a, b, c], [d, e, f]] = *map;
-    let determinant = a * e - b * d;
-    let scale = if determinant == 0.0 { 0.0 } else { 1.0 / determinant };
-    let (a, e, b, d) = (e * scale, a * scale, -b * scale, -d * scale);
-    let (c, f) = (-a * c - b * f, -d * c - e * f);
-    // 10 fraction bits while stepping, 5 when sampling.
-    let fixed = |v: f64| (v * 1024.0).round_ties_even() as i64;
-    let columns: Vec<(i64, i64)> = (0..width).map(|x| (fixed(a * x as f64), fixed(d * x as f64))).collect();
-    let units: [f32; 256] = std::array::from_fn(|v| v as f32 / 255.0);
-    let mut out = vec![0f32; image.len()];
-    for (y, row) in out.as_chunks_mut::<C>().0.chunks_mut(width).enumerate() {
-        let (x0, y0) = (fixed(b * y as f64 + c) + 16, fixed(e * y as f64 + f) + 16);
-        for (&(dx, dy), out) in columns.iter().zip(row) {
-            let (px, py) = ((x0 + dx) >> 5, (y0 + dy) >> 5);
-            let (fx, fy) = ((px & 31) as f32 / 32.0, (py & 31) as f32 / 32.0);
-            let (left, right) = neighbours(px >> 5, width, mirror);
-            let (top, bottom) = neighbours(py >> 5, height, mirror);
-            let weights = [(1.0 - fy) * (1.0 - fx), (1.0 - fy) * fx, fy * (1.0 - fx), fy * fx];
-            let taps = [
-                &pixels[top * width + left],
-                &pixels[top * width + right],
-                &pixels[bottom * width + left],
-                &pixels[bottom * width + right],
-            ];
-            for k in 0..C {
-                let v = |i: usize| units[usize::from(taps[i][k])] * weights[i];
-                out[k] = v(0) + v(1) + v(2) + v(3);
-            }
-        }
-    }
-    out
-}
+/// Up to three channels in four lanes, which is what vectors hold.
+pub type Pixel = [f32; 4];
 
-/// trunc(255·clip(·)) of the image sampled at (row + dy, column + dx): bilinear in double precision, rounded to single, border mirrored
-/// with the edge pixel doubled.
-pub fn displace<const C: usize>(image: &[f32], width: usize, dx: &[f32], dy: &[f32]) -> Vec<u8> {
-    let pixels = image.as_chunks::<C>().0;
-    let height = pixels.len() / width;
-    let mut out = vec![0; image.len()];
-    for (y, row) in out.as_chunks_mut::<C>().0.chunks_mut(width).enumerate() {
-        for (x, out) in row.iter_mut().enumerate() {
-            let at = y * width + x;
-            let py = reflect(y as f64 + f64::from(dy[at]), height);
-            let px = reflect(x as f64 + f64::from(dx[at]), width);
-            let (fy, fx) = (py - py.floor(), px - px.floor());
-            let clamp = |i: i64, n: usize| i.clamp(0, n as i64 - 1) as usize;
-            let (top, bottom) = neighbours(py.floor() as i64, height, clamp);
-            let (left, right) = neighbours(px.floor() as i64, width, clamp);
-            let taps = [
-                (&pixels[top * width + left], 1.0 - fy, 1.0 - fx),
-                (&pixels[top * width + right], 1.0 - fy, fx),
-                (&pixels[bottom * width + left], fy, 1.0 - fx),
-                (&pixels[bottom * width + right], fy, fx),
-            ];
-            for k in 0..C {
-                let v = |i: usize| f64::from(taps[i].0[k]) * taps[i].1 * taps[i].2;
-                out[k] = byte_of_unit_f32((v(0) + v(1) + v(2) + v(3)) as f32);
+vectorised! {
+    /// Interleaved bytes as v/255, moved by `map`: bilinear on a grid of 1/32 pixel, border mirrored about the edge pixel.
+    pub fn warp_affine(image: &[u8], width: usize, channels: usize, map: &Affine) -> Vec<Pixel> {
+        let units: [f32; 256] = std::array::from_fn(|v| v as f32 / 255.0);
+        let mut pixels: Vec<Pixel> = vec![[0.0; 4]; image.len() / channels];
+        for (to, from) in pixels.iter_mut().zip(image.chunks_exact(channels)) {
+            for c in 0..channels {
+                to[c] = units[usize::from(from[c])];
             }
         }
+        let height = pixels.len() / width;
+        let [[a, b, c], [d, e, f]] = *map;
+        let determinant = a * e - b * d;
+        let scale = if determinant == 0.0 { 0.0 } else { 1.0 / determinant };
+        let (a, e, b, d) = (e * scale, a * scale, -b * scale, -d * scale);
+        let (c, f) = (-a * c - b * f, -d * c - e * f);
+        // 10 fraction bits while stepping, 5 when sampling.
+        let fixed = |v: f64| (v * 1024.0).round_ties_even() as i64;
+        let columns: Vec<(i64, i64)> = (0..width).map(|x| (fixed(a * x as f64), fixed(d * x as f64))).collect();
+        let mut out: Vec<Pixel> = vec![[0.0; 4]; pixels.len()];
+        for (y, row) in out.chunks_mut(width).enumerate() {
+            let (x0, y0) = (fixed(b * y as f64 + c) + 16, fixed(e * y as f64 + f) + 16);
+            for (&(dx, dy), out) in columns.iter().zip(row) {
+                let (px, py) = ((x0 + dx) >> 5, (y0 + dy) >> 5);
+                let (fx, fy) = ((px & 31) as f32 / 32.0, (py & 31) as f32 / 32.0);
+                let (left, right) = neighbours(px >> 5, width, mirror);
+                let (top, bottom) = neighbours(py >> 5, height, mirror);
+                let taps = [top * width + left, top * width + right, bottom * width + left, bottom * width + right];
+                let weights = [(1.0 - fy) * (1.0 - fx), (1.0 - fy) * fx, fy * (1.0 - fx), fy * fx];
+                let (p, q, r, s) = (&pixels[taps[0]], &pixels[taps[1]], &pixels[taps[2]], &pixels[taps[3]]);
+                for k in 0..4 {
+                    out[k] = p[k] * weights[0] + q[k] * weights[1] + r[k] * weights[2] + s[k] * weights[3];
+                }
+            }
+        }
+        out
     }
-    out
+
+    /// trunc(255·clip(·)) of the image sampled at (row + dy, column + dx): bilinear in double precision, rounded to single, border
+    /// mirrored with the edge pixel doubled.
+    pub fn displace(pixels: &[Pixel], width: usize, channels: usize, dx: &[f32], dy: &[f32]) -> Vec<u8> {
+        let height = pixels.len() / width;
+        let mut out = vec![0; pixels.len() * channels];
+        for (y, row) in out.chunks_mut(width * channels).enumerate() {
+            let (dx, dy) = (&dx[y * width..][..width], &dy[y * width..][..width]);
+            for (x, out) in row.chunks_exact_mut(channels).enumerate() {
+                let py = reflect(y as f64 + f64::from(dy[x]), height);
+                let px = reflect(x as f64 + f64::from(dx[x]), width);
+                let (y0, x0) = (py.floor(), px.floor());
+                let (fy, fx) = (py - y0, px - x0);
+                let (top, bottom) = neighbours(y0 as i64, height, clamp);
+                let (left, right) = neighbours(x0 as i64, width, clamp);
+                let taps = [top * width + left, top * width + right, bottom * width + left, bottom * width + right];
+                let (p, q, r, s) = (&pixels[taps[0]], &pixels[taps[1]], &pixels[taps[2]], &pixels[taps[3]]);
+                let (gy, gx) = (1.0 - fy, 1.0 - fx);
+                let mut sums = [0.0; 4];
+                for k in 0..4 {
+                    sums[k] = f64::from(p[k]) * gy * gx
+                        + f64::from(q[k]) * gy * fx
+                        + f64::from(r[k]) * fy * gx
+                        + f64::from(s[k]) * fy * fx;
+                }
+                let mut bytes = [0; 4];
+                for k in 0..4 {
+                    bytes[k] = byte_of_unit_f32(sums[k] as f32);
+                }
+                out.copy_from_slice(&bytes[..channels]);
+            }
+        }
+        out
+    }
 }
 
 /// `i` and `i + 1`, brought inside 0..n by `fold` where they are not.
 #[inline(always)]
 fn neighbours(i: i64, n: usize, fold: impl Fn(i64, usize) -> usize) -> (usize, usize) {
     if i >= 0 && i + 1 < n as i64 { (i as usize, i as usize + 1) } else { (fold(i, n), fold(i + 1, n)) }
+}
+
+#[cold]
+fn clamp(i: i64, n: usize) -> usize {
+    i.clamp(0, n as i64 - 1) as usize
 }
 
 #[cold]
@@ -159,19 +173,19 @@ mod tests {
     fn whole_pixel_moves_copy_pixels() {
         let (h, w) = (9, 11);
         let image = picture(h, w);
-        let moved = warp_affine::<3>(&image, w, &[[1.0, 0.0, 2.0], [0.0, 1.0, -1.0]]);
+        let moved = warp_affine(&image, w, 3, &[[1.0, 0.0, 2.0], [0.0, 1.0, -1.0]]);
         for y in 0..h {
             for x in 0..w {
                 let source = (mirror(y as i64 + 1, h) * w + mirror(x as i64 - 2, w)) * 3;
-                assert_eq!(moved[(y * w + x) * 3], f32::from(image[source]) / 255.0);
+                assert_eq!(moved[y * w + x][0], f32::from(image[source]) / 255.0);
             }
         }
     }
 
     #[test]
     fn displacement_samples_between_pixels_and_mirrors_beyond_the_edge() {
-        let image: Vec<f32> = (0..5).map(|v| v as f32 / 255.0).collect();
-        let sample = |by: f32| displace::<1>(&image, 5, &[by; 5], &[0.0; 5]);
+        let image: Vec<Pixel> = (0..5).map(|v| [v as f32 / 255.0; 4]).collect();
+        let sample = |by: f32| displace(&image, 5, 1, &[by; 5], &[0.0; 5]);
         assert_eq!(sample(0.0), [0, 1, 2, 3, 4]);
         assert_eq!(sample(1.0), [1, 2, 3, 4, 4]);
         assert_eq!(sample(-7.0), [3, 4, 4, 3, 2]);
