@@ -5,7 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use gauntlet::robustness::corruption::{Channels, Corruption, FrostTextures, Image, Keyed, Recipe, Severity, Shape, Table};
+use gauntlet::robustness::corruption::{
+    Channels, Corruption, FrostTextures, Image, Keyed, Recipe, Severity, Shape, Table,
+};
 use serde_json::json;
 
 /// Time spent on a cell.
@@ -13,10 +15,10 @@ const BUDGET: Duration = Duration::from_millis(150);
 
 fn main() {
     let named = std::env::args().skip(1).find(|a| !a.starts_with('-'));
-    let path = named.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/corruption/astronaut-224.png").into());
+    let path =
+        named.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/corruption/astronaut-224.png").into());
     let picture = image::open(&path).expect("the picture can be read").to_rgb8();
-    let shape =
-        Shape { height: picture.height() as usize, width: picture.width() as usize, channels: Channels::Rgb };
+    let shape = Shape { height: picture.height() as usize, width: picture.width() as usize, channels: Channels::Rgb };
     let image = Image::new(shape, picture.into_raw()).expect("the decoder fills the shape");
     let textures = FrostTextures::procedural();
 

@@ -11,7 +11,7 @@
 //! | [`store`] | SQL queries and artifacts |
 //! | [`postgres`] | the embedded database cluster |
 //! | [`evaluator`] | runs one shard (needs libtorch) |
-//! | [`robustness`] | the science (needs libtorch) |
+//! | [`robustness`] | the science (all but [`robustness::corruption`] needs libtorch) |
 //! | [`dataset`] | importers and storage layout |
 //! | [`protocol`] | conditions, protocols, planner, report: plain data and arithmetic |
 
@@ -24,7 +24,6 @@ pub mod http;
 pub mod postgres;
 pub mod protocol;
 pub mod queue;
-#[cfg(feature = "evaluator")]
 pub mod robustness;
 pub mod store;
 pub mod worker;

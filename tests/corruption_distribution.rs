@@ -114,7 +114,10 @@ fn noise_on_flat_images_has_the_exact_output_laws() {
             for (corruption, law) in cases {
                 let bytes = keyed(recipe(corruption, severity, Table::Px224), &flat(value, 224), 1);
                 let (statistic, quantile) = chi_squared(&bytes, &law);
-                assert!(statistic < quantile, "{corruption:?} {severity} on {value}: χ² {statistic:.1} > {quantile:.1}");
+                assert!(
+                    statistic < quantile,
+                    "{corruption:?} {severity} on {value}: χ² {statistic:.1} > {quantile:.1}"
+                );
             }
         }
     }
@@ -185,15 +188,16 @@ fn whole_images_change_as_much_as_under_numpys_generator() {
     let textures = FrostTextures::procedural();
     let random = Corruption::ALL.into_iter().filter(|c| c.is_random());
     let recipes: Vec<Recipe> = random.flat_map(|c| [1, 4].map(|s| recipe(c, s, Table::Px224))).collect();
+    let (image, textures) = (&image, &textures);
     std::thread::scope(|scope| {
         for part in recipes.chunks(recipes.len().div_ceil(4)) {
-            scope.spawn(|| {
+            scope.spawn(move || {
                 for recipe in part {
                     let sample = |apply: &dyn Fn(u32) -> Image| -> Vec<[f64; 3]> {
                         (0..SEEDS).map(|seed| summary(image.bytes(), apply(seed).bytes())).collect()
                     };
-                    let ours = sample(&|seed| recipe.apply(&image, &textures, &mut Keyed::new(seed.into(), 5, 0)));
-                    let theirs = sample(&|seed| recipe.apply(&image, &textures, &mut NumpyCompat::new(seed)));
+                    let ours = sample(&|seed| recipe.apply(image, textures, &mut Keyed::new(seed.into(), 5, 0)));
+                    let theirs = sample(&|seed| recipe.apply(image, textures, &mut NumpyCompat::new(seed)));
                     for (k, name) in ["mean shift", "mean change", "changed share"].into_iter().enumerate() {
                         let column = |x: &[[f64; 3]]| x.iter().map(|s| s[k]).collect::<Vec<f64>>();
                         let z = two_sample(&column(&ours), &column(&theirs));
@@ -220,9 +224,8 @@ fn fog_and_elastic_fields_have_numpys_distribution_and_roughness() {
         let ours: Vec<Vec<u8>> = (0..SEEDS)
             .map(|seed| recipe.apply(&image, &textures, &mut Keyed::new(seed.into(), 8, 0)).into_bytes())
             .collect();
-        let theirs: Vec<Vec<u8>> = (0..SEEDS)
-            .map(|seed| recipe.apply(&image, &textures, &mut NumpyCompat::new(seed)).into_bytes())
-            .collect();
+        let theirs: Vec<Vec<u8>> =
+            (0..SEEDS).map(|seed| recipe.apply(&image, &textures, &mut NumpyCompat::new(seed)).into_bytes()).collect();
         // Kolmogorov–Smirnov at single pixels, one value an image.
         for (y, x) in [(0, 0), (9, 20), (16, 16), (31, 5)] {
             let at = |images: &[Vec<u8>]| {

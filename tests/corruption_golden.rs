@@ -96,9 +96,7 @@ fn picture(name: &str, side: usize) -> Image {
         "ramp" => pixels(&|y, x| {
             [x * 255 / (side - 1), y * 255 / (side - 1), (x + y) * 255 / (2 * side - 2)].map(|v| v as u8)
         }),
-        "checker" => {
-            pixels(&|y, x| if (x / 8 + y / 8).is_multiple_of(2) { [255, 0, 30] } else { [10, 250, 90] })
-        }
+        "checker" => pixels(&|y, x| if (x / 8 + y / 8).is_multiple_of(2) { [255, 0, 30] } else { [10, 250, 90] }),
         "noise" => {
             let mut state = 1u64;
             let step = || {

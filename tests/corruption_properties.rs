@@ -78,7 +78,8 @@ proptest! {
 #[test]
 fn threads_give_the_bytes_of_one_thread_at_large_and_uneven_sizes() {
     let textures = FrostTextures::procedural();
-    let shapes = [(1024, 1024), (1, 700), (513, 40)].map(|(height, width)| Shape { height, width, channels: Channels::Rgb });
+    let shapes =
+        [(1024, 1024), (1, 700), (513, 40)].map(|(height, width)| Shape { height, width, channels: Channels::Rgb });
     let jobs: Vec<(Recipe, Shape)> = Corruption::ALL
         .into_iter()
         .enumerate()

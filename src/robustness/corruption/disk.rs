@@ -27,7 +27,13 @@ impl Disk {
         let kernel = blur_kernel(half, alias_sigma);
         let mirror = |i: isize| {
             let last = side as isize - 1;
-            (if i < 0 { -i } else if i > last { 2 * last - i } else { i }) as usize
+            (if i < 0 {
+                -i
+            } else if i > last {
+                2 * last - i
+            } else {
+                i
+            }) as usize
         };
         let pass = |from: &[f32], index: &dyn Fn(usize, usize) -> usize| -> Vec<f32> {
             let mut to = vec![0f32; side * side];
@@ -237,9 +243,14 @@ mod tests {
 
     #[test]
     fn kernel_sums_are_the_measured_ones() {
-        for (radius, sigma, expected) in
-            [(3.0, 0.1, 1.0), (4.0, 0.5, 1.0), (6.0, 0.5, 1.0), (8.0, 0.5, 1.01298), (10.0, 0.5, 1.01079), (12.0, 0.5, 1.00775)]
-        {
+        for (radius, sigma, expected) in [
+            (3.0, 0.1, 1.0),
+            (4.0, 0.5, 1.0),
+            (6.0, 0.5, 1.0),
+            (8.0, 0.5, 1.01298),
+            (10.0, 0.5, 1.01079),
+            (12.0, 0.5, 1.00775),
+        ] {
             let sum: f64 = Disk::new(radius, sigma).weights.iter().map(|&w| f64::from(w)).sum();
             assert!((sum - expected).abs() < 1e-5, "radius {radius}: {sum}");
         }

@@ -141,7 +141,7 @@ impl std::ops::Deref for Cover<'_> {
 /// Ridges of one fractal field broken by another, standardised, then given each channel's mean and deviation.
 fn crystals(index: u64, means: [f64; 3], deviations: [f64; 3]) -> Texture {
     const SIDE: usize = 512;
-    let mut random = Keyed::new(0x6672_6f73_74, 0, index);
+    let mut random = Keyed::new(0x0066_726f_7374, 0, index);
     // An amplitude that falls slowly from octave to octave is rough, as ice is.
     let (ridges, grain) = (plasma(SIDE, 1.3, &mut random), plasma(SIDE, 0.9, &mut random));
     let raw: Vec<f64> = ridges.iter().zip(&grain).map(|(r, g)| (g - 0.5) - 1.5 * (r - 0.5).abs()).collect();

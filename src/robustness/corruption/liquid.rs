@@ -84,7 +84,7 @@ pub fn canny(map: &[u8], width: usize, low: i16, high: i16) -> Vec<bool> {
     }
     while let Some(at) = open.pop() {
         for row in [at - stride, at, at + stride] {
-            for neighbour in row - 1..=row + 1 {
+            for neighbour in [row - 1, row, row + 1] {
                 if marks[neighbour] == Mark::Maybe {
                     marks[neighbour] = Mark::Edge;
                     open.push(neighbour);
@@ -149,7 +149,10 @@ pub fn emboss(map: &[u8], width: usize) -> Vec<u8> {
     by_rows(map, width, relief)
 }
 
-fn by_rows<T: Copy + Default>(map: &[T], width: usize, row: fn(&[T], &[T], &[T], &mut [u8])) -> Vec<u8> {
+/// What makes a row of the three framed rows around it.
+type RowFilter<T> = fn(&[T], &[T], &[T], &mut [u8]);
+
+fn by_rows<T: Copy + Default>(map: &[T], width: usize, row: RowFilter<T>) -> Vec<u8> {
     let framed = Framed::new(map, width, 1);
     let mut out = vec![0; map.len()];
     for (y, out) in out.chunks_mut(width).enumerate() {
@@ -253,8 +256,9 @@ mod tests {
     #[test]
     fn a_bright_square_has_a_closed_edge_one_pixel_wide() {
         let (w, h) = (30, 24);
-        let map: Vec<u8> =
-            (0..w * h).map(|i| if (8..20).contains(&(i % w)) && (6..18).contains(&(i / w)) { 200 } else { 0 }).collect();
+        let map: Vec<u8> = (0..w * h)
+            .map(|i| if (8..20).contains(&(i % w)) && (6..18).contains(&(i / w)) { 200 } else { 0 })
+            .collect();
         let edges = canny(&map, w, 50, 150);
         let row: Vec<usize> = (0..w).filter(|x| edges[12 * w + x]).collect();
         let column: Vec<usize> = (0..h).filter(|y| edges[y * w + 14]).collect();
@@ -279,7 +283,7 @@ mod tests {
                 assert!((d[y * w + x] - expected).abs() < 1e-4, "{x} {y}: {} {expected}", d[y * w + x]);
             }
         }
-        assert!(distance(&vec![false; 9], 3, 20.0).iter().all(|&v| v == 20.0));
+        assert!(distance(&[false; 9], 3, 20.0).iter().all(|&v| v == 20.0));
     }
 
     #[test]

@@ -7,6 +7,9 @@
 //!
 //! Formulas, rounding and quirks are those of the original package `imagenet_c`: results are truncated to bytes, never rounded.
 
+// Loops over lanes and taps index several arrays at once; written so, they vectorise.
+#![allow(clippy::needless_range_loop)]
+
 mod blur;
 mod digital;
 mod disk;
@@ -131,13 +134,17 @@ impl Corruption {
     pub fn group(self) -> Group {
         match self {
             Corruption::GaussianNoise | Corruption::ShotNoise | Corruption::ImpulseNoise => Group::Noise,
-            Corruption::DefocusBlur | Corruption::GlassBlur | Corruption::MotionBlur | Corruption::ZoomBlur => Group::Blur,
+            Corruption::DefocusBlur | Corruption::GlassBlur | Corruption::MotionBlur | Corruption::ZoomBlur => {
+                Group::Blur
+            }
             Corruption::Snow | Corruption::Frost | Corruption::Fog | Corruption::Brightness => Group::Weather,
             Corruption::Contrast
             | Corruption::ElasticTransform
             | Corruption::Pixelate
             | Corruption::JpegCompression => Group::Digital,
-            Corruption::SpeckleNoise | Corruption::GaussianBlur | Corruption::Spatter | Corruption::Saturate => Group::Extra,
+            Corruption::SpeckleNoise | Corruption::GaussianBlur | Corruption::Spatter | Corruption::Saturate => {
+                Group::Extra
+            }
         }
     }
 
@@ -340,9 +347,8 @@ mod tests {
         let recipe =
             Recipe { corruption: Corruption::Frost, severity: Severity::ALL[0], table: Table::Px32, saved: false };
         let textures = FrostTextures::procedural();
-        let standing = |recipe: Recipe, side, channels| {
-            recipe.standing(Shape { height: side, width: side, channels }, &textures)
-        };
+        let standing =
+            |recipe: Recipe, side, channels| recipe.standing(Shape { height: side, width: side, channels }, &textures);
         assert_eq!(standing(recipe, 32, Channels::Rgb), Standing::FrostProc);
         let fog = Recipe { corruption: Corruption::Fog, ..recipe };
         assert_eq!(standing(fog, 32, Channels::Rgb), Standing::Official);

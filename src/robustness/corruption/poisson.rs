@@ -62,7 +62,8 @@ impl Law {
         cumulative.truncate(end + 1);
         cumulative[end] = u32::MAX;
         let guide = std::array::from_fn(|cell| {
-            cumulative.iter().position(|&c| c >= (cell as u32) << 24).expect("the last entry is the largest word") as u16
+            cumulative.iter().position(|&c| c >= (cell as u32) << 24).expect("the last entry is the largest word")
+                as u16
         });
         Self { first: first as u32, cumulative, guide }
     }

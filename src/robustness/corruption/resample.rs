@@ -122,7 +122,11 @@ mod tests {
         assert_eq!(resize_box(&image, (2, 4), 1, (1, 2)), [35, 56]);
         assert_eq!(
             resize_box(&image, (2, 4), 1, (4, 8)),
-            [10, 10, 20, 20, 30, 30, 40, 40].repeat(2).into_iter().chain([50, 50, 60, 60, 70, 70, 81, 81].repeat(2)).collect::<Vec<_>>()
+            [10, 10, 20, 20, 30, 30, 40, 40]
+                .repeat(2)
+                .into_iter()
+                .chain([50, 50, 60, 60, 70, 70, 81, 81].repeat(2))
+                .collect::<Vec<_>>()
         );
     }
 

@@ -32,8 +32,7 @@ pub fn spatter(image: &[u8], shape: Shape, p: Spatter, random: &mut impl Random)
 /// Strength of the water at every pixel. Without a drop it is 0/0 everywhere, which blackens the image, as in the source.
 fn water(layer: &[f64], width: usize, threshold: f64, strength: f32) -> Vec<f32> {
     // Values above 1 wrap round, as bytes do in the source.
-    let liquid: Vec<u8> =
-        layer.iter().map(|&v| if v < threshold { 0 } else { (v * 255.0) as i64 as u8 }).collect();
+    let liquid: Vec<u8> = layer.iter().map(|&v| if v < threshold { 0 } else { (v * 255.0) as i64 as u8 }).collect();
     let edges = liquid::canny(&liquid, width, 50, 150);
     let distance = liquid::distance(&edges, width, RIM);
     let mut relief = liquid::box_truncated(&distance, width);
