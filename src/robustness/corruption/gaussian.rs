@@ -244,7 +244,7 @@ fn transposed(plane: &[f64], width: usize) -> Vec<f64> {
 const BLOCK: usize = 32;
 /// Output rows and columns of a matrix product held in registers.
 const TILE_ROWS: usize = 4;
-const TILE_COLUMNS: usize = 32;
+const TILE_COLUMNS: usize = 16;
 
 vectorised! {
     /// out = centre·w₀ + Σ (left + right)·w, pairs in the given order.

@@ -1,6 +1,7 @@
 //! The plasma map of fog: diamond-square on a torus.
 
 use super::random::Random;
+use super::simd::vectorised;
 
 /// A square map of `size` (a power of two, at least 2) in [0,1], both ends reached. `decay` divides the amplitude at every halving.
 pub fn plasma(size: usize, decay: f64, random: &mut impl Random) -> Vec<f64> {
@@ -63,11 +64,33 @@ pub fn plasma(size: usize, decay: f64, random: &mut impl Random) -> Vec<f64> {
         step = half;
         amplitude /= decay;
     }
-    let low = map.iter().copied().fold(f64::INFINITY, f64::min);
-    map.iter_mut().for_each(|v| *v -= low);
-    let high = map.iter().copied().fold(0.0, f64::max);
-    map.iter_mut().for_each(|v| *v /= high);
+    normalise(&mut map);
     map
+}
+
+const LANES: usize = 16;
+
+vectorised! {
+    /// (v − min)/(max − min), the difference rounded before the division.
+    fn normalise(map: &mut [f64]) {
+        let (mut low, mut high) = ([f64::INFINITY; LANES], [f64::NEG_INFINITY; LANES]);
+        let (whole, rest) = map.as_chunks::<LANES>();
+        for part in whole {
+            for i in 0..LANES {
+                low[i] = if part[i] < low[i] { part[i] } else { low[i] };
+                high[i] = if part[i] > high[i] { part[i] } else { high[i] };
+            }
+        }
+        for &v in rest {
+            low[0] = low[0].min(v);
+            high[0] = high[0].max(v);
+        }
+        let low = low.into_iter().fold(f64::INFINITY, f64::min);
+        let span = high.into_iter().fold(f64::NEG_INFINITY, f64::max) - low;
+        for v in map {
+            *v = (*v - low) / span;
+        }
+    }
 }
 
 #[cfg(test)]

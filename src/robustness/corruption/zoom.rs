@@ -63,8 +63,8 @@ fn blur_channels<const C: usize>(image: &[u8], width: usize, factors: &[f64]) ->
     to_units(image, &mut units);
     let zooms: Vec<(Axis, Axis)> = factors.iter().map(|&z| (Axis::new(height, z), Axis::new(width, z))).collect();
     let mut out = vec![0; image.len()];
-    // One pixel more than a row, so that the right neighbour of the last pixel exists.
-    let mut line = vec![0.0; row + C];
+    // More than a row, so that the right neighbour of the last pixel exists, and its idle lane.
+    let mut line = vec![0.0; row + C + 1];
     let mut sum = vec![0f32; row];
     for (y, out) in out.chunks_mut(row).enumerate() {
         let own = &units[y * row..][..row];
@@ -77,12 +77,10 @@ fn blur_channels<const C: usize>(image: &[u8], width: usize, factors: &[f64]) ->
             let (top, w0, w1) = down.samples[y];
             let below = (top + 1).min(height - 1);
             mix(&units[top * row..][..row], &units[below * row..][..row], w0, w1, &mut line);
-            let pixels = line.as_chunks::<C>().0;
-            for (&(x, w0, w1), sum) in across.samples.iter().zip(sum.as_chunks_mut::<C>().0) {
-                let (left, right) = (&pixels[x], &pixels[x + 1]);
-                for c in 0..C {
-                    sum[c] += (left[c] * w0 + right[c] * w1) as f32;
-                }
+            if C == 3 {
+                add_zoomed_rgb(&line, &across.samples, &mut sum)
+            } else {
+                add_zoomed(&line, &across.samples, &mut sum)
             }
         }
         finish(own, &sum, (factors.len() + 1) as f32, out);
@@ -101,6 +99,26 @@ vectorised! {
     fn mix(a: &[f64], b: &[f64], w0: f64, w1: f64, out: &mut [f64]) {
         for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
             *out = a * w0 + b * w1;
+        }
+    }
+
+    fn add_zoomed(line: &[f64], samples: &[(usize, f64, f64)], sum: &mut [f32]) {
+        for (&(x, w0, w1), sum) in samples.iter().zip(sum) {
+            *sum += (line[x] * w0 + line[x + 1] * w1) as f32;
+        }
+    }
+
+    fn add_zoomed_rgb(line: &[f64], samples: &[(usize, f64, f64)], sum: &mut [f32]) {
+        for (&(x, w0, w1), sum) in samples.iter().zip(sum.as_chunks_mut::<3>().0) {
+            // Four lanes, of which the last is idle.
+            let (left, right) = (&line[3 * x..3 * x + 4], &line[3 * x + 3..3 * x + 7]);
+            let mut mixed = [0f32; 4];
+            for c in 0..4 {
+                mixed[c] = (left[c] * w0 + right[c] * w1) as f32;
+            }
+            for c in 0..3 {
+                sum[c] += mixed[c];
+            }
         }
     }
 
