@@ -48,11 +48,11 @@ pub fn elastic(image: &[u8], shape: Shape, p: Elastic, random: &mut impl Random)
     let to = std::array::from_fn(|i| std::array::from_fn(|k| from[i][k] + shifts[2 * i + k] as f32));
     let map = warp::affine_through(from, to).expect("sides of at least 32 pixels make a triangle");
     let moved = warp::warp_affine(image, width, shape.channels(), &map);
+    let mut noise = vec![0.0; shape.pixels()];
     let mut field = || {
-        let mut noise = vec![0.0; shape.pixels()];
         random.uniforms(-1.0, 1.0, &mut noise);
-        let smooth = blur_plane(&noise, width, p.sigma, 3.0, Border::Symmetric);
-        smooth.iter().map(|v| (v * p.alpha) as f32).collect::<Vec<f32>>()
+        blur_plane(&mut noise, width, p.sigma, 3.0, Border::Symmetric);
+        noise.iter().map(|v| (v * p.alpha) as f32).collect::<Vec<f32>>()
     };
     let (dx, dy) = (field(), field());
     warp::displace(&moved, width, shape.channels(), &dx, &dy)

@@ -71,25 +71,29 @@ pub fn blur_bytes(image: &[u8], width: usize, channels: usize, sigma: f64) -> Ve
     out
 }
 
-/// Blurs a plane of doubles.
-pub fn blur_plane(plane: &[f64], width: usize, sigma: f64, truncate: f64, border: Border) -> Vec<f64> {
+/// Blurs a plane of doubles in place.
+pub fn blur_plane(plane: &mut [f64], width: usize, sigma: f64, truncate: f64, border: Border) {
     let height = plane.len() / width;
     let weights = weights(sigma, truncate);
     // A wide kernel costs more than the matrix that it folds into.
     if 5 * weights.len() > height.max(width) && border == Border::Symmetric {
         let down = Folded::new(&weights, height);
-        let turned = transposed(&multiply(&down, plane, width), width);
+        let mut other = vec![0.0; plane.len()];
+        multiply(&down, plane, width, &mut other);
+        transpose(&other, width, plane);
         let across = if width == height { down } else { Folded::new(&weights, width) };
-        return transposed(&multiply(&across, &turned, height), height);
+        multiply(&across, plane, height, &mut other);
+        transpose(&other, height, plane);
+        return;
     }
-    let mut out = vec![0.0; plane.len()];
+    // A row is loaded before any row that it reaches is stored.
+    let plane = std::cell::RefCell::new(plane);
     blur_rows(
         Plan { height, width, channels: 1, weights: &weights, border },
-        |y, to| to.copy_from_slice(&plane[y * width..][..width]),
+        |y, to| to.copy_from_slice(&plane.borrow()[y * width..][..width]),
         |v| v,
-        |y, from| out[y * width..][..width].copy_from_slice(from),
+        |y, from| plane.borrow_mut()[y * width..][..width].copy_from_slice(from),
     );
-    out
 }
 
 /// Blurs a plane of singles, replicate border, truncated at 4σ: double-precision sums, a single-precision plane between the axes.
@@ -185,60 +189,59 @@ impl Folded {
         }
         // The weight of place j at place i: of j itself and of its mirror image beyond the edge.
         let weight = |i: usize, j: usize| periodic[(2 * n + j - i) % (2 * n)] + periodic[(4 * n - 1 - j - i) % (2 * n)];
-        let (mut even, mut odd) = (vec![0.0; half * half], vec![0.0; half * half]);
+        // Differences are kept in the order of the lower half, where there are as many.
+        let below = n / 2;
+        let (mut even, mut odd) = (vec![0.0; half * half], vec![0.0; below * below]);
         for i in 0..half {
             for j in 0..half {
                 let (own, mirrored) = (weight(i, j), weight(i, n - 1 - j));
                 // A middle place is its own mirror image, and counts once.
                 even[i * half + j] = if 2 * j + 1 == n { own } else { own + mirrored };
-                odd[i * half + j] = own - mirrored;
+                if i < below && j < below {
+                    odd[(below - 1 - i) * below + below - 1 - j] = own - mirrored;
+                }
             }
         }
         Self { n, even, odd }
     }
 }
 
-/// The matrix applied to every column of a plane of `matrix.n` rows.
-fn multiply(matrix: &Folded, plane: &[f64], width: usize) -> Vec<f64> {
+/// The matrix applied to every column of a plane of `matrix.n` rows, which is used up.
+fn multiply(matrix: &Folded, plane: &mut [f64], width: usize, out: &mut [f64]) {
     let n = matrix.n;
     let half = n.div_ceil(2);
-    let (mut sums, mut differences) = (vec![0.0; half * width], vec![0.0; half * width]);
-    for y in 0..half {
-        let (top, bottom) = (&plane[y * width..][..width], &plane[(n - 1 - y) * width..][..width]);
-        let middle = 2 * y + 1 == n;
-        for x in 0..width {
-            sums[y * width + x] = if middle { top[x] } else { (top[x] + bottom[x]) / 2.0 };
-            differences[y * width + x] = (top[x] - bottom[x]) / 2.0;
-        }
-    }
-    let (mut even, mut odd) = (vec![0.0; half * width], vec![0.0; half * width]);
-    product(&matrix.even, &sums, width, &mut even);
-    product(&matrix.odd, &differences, width, &mut odd);
-    let mut out = vec![0.0; n * width];
-    for y in 0..half {
-        for x in 0..width {
-            let (e, o) = (even[y * width + x], odd[y * width + x]);
-            out[y * width + x] = e + o;
-            out[(n - 1 - y) * width + x] = e - o;
-        }
-    }
-    out
+    // Half sums of mirrored rows above, half differences below; a middle row is its own sum.
+    butterfly(plane, width, 0.5);
+    let (sums, differences) = plane.split_at(half * width);
+    let (even, odd) = out.split_at_mut(half * width);
+    product(&matrix.even, sums, width, even);
+    product(&matrix.odd, differences, width, odd);
+    butterfly(out, width, 1.0);
 }
 
-fn transposed(plane: &[f64], width: usize) -> Vec<f64> {
+/// Row i and its mirror row become scale·(sum) and scale·(difference); the middle row of an odd number stays.
+fn butterfly(plane: &mut [f64], width: usize, scale: f64) {
+    let n = plane.len() / width;
+    let (top, bottom) = plane.split_at_mut(n.div_ceil(2) * width);
+    for (a, b) in top.chunks_mut(width).zip(bottom.chunks_mut(width).rev()) {
+        for (a, b) in a.iter_mut().zip(b) {
+            (*a, *b) = ((*a + *b) * scale, (*a - *b) * scale);
+        }
+    }
+}
+
+fn transpose(plane: &[f64], width: usize, out: &mut [f64]) {
     const TILE: usize = 8;
     let height = plane.len() / width;
-    let mut out = vec![0.0; plane.len()];
     for y0 in (0..height).step_by(TILE) {
         for x0 in (0..width).step_by(TILE) {
-            for y in y0..(y0 + TILE).min(height) {
-                for x in x0..(x0 + TILE).min(width) {
+            for x in x0..(x0 + TILE).min(width) {
+                for y in y0..(y0 + TILE).min(height) {
                     out[x * height + y] = plane[y * width + x];
                 }
             }
         }
     }
-    out
 }
 
 const BLOCK: usize = 32;
@@ -274,7 +277,7 @@ vectorised! {
         }
     }
 
-    /// out += matrix · columns, the matrix square. Fused multiply-adds: the same on every machine, slow only where there are none.
+    /// out = matrix · columns, the matrix square. Fused multiply-adds: the same on every machine, slow only where there are none.
     fn product(matrix: &[f64], columns: &[f64], width: usize, out: &mut [f64]) {
         let n = out.len() / width;
         for y0 in (0..n).step_by(TILE_ROWS) {
@@ -297,6 +300,7 @@ vectorised! {
                     }
                 } else {
                     for y in y0..y0 + rows {
+                        out[y * width + x0..][..count].fill(0.0);
                         for j in 0..n {
                             let weight = matrix[y * n + j];
                             let line = &columns[j * width + x0..][..count];
@@ -333,7 +337,8 @@ mod tests {
         let (h, w, sigma) = (21, 23, 1.3);
         let mut plane = vec![0.0; h * w];
         plane[10 * w + 11] = 1.0;
-        let out = blur_plane(&plane, w, sigma, 4.0, Border::Replicate);
+        let mut out = plane;
+        blur_plane(&mut out, w, sigma, 4.0, Border::Replicate);
         let k = weights(sigma, 4.0);
         assert_eq!(k.len(), 6);
         for y in 0..h {
@@ -347,22 +352,24 @@ mod tests {
 
     #[test]
     fn borders_match_a_direct_sum_even_where_the_kernel_is_larger_than_the_image() {
-        let (h, w) = (5, 7);
-        let plane: Vec<f64> = (0..h * w).map(|i| ((i * 37) % 11) as f64).collect();
-        for border in [Border::Replicate, Border::Symmetric] {
-            let out = blur_plane(&plane, w, 6.0, 3.0, border);
-            let k = weights(6.0, 3.0);
-            let r = k.len() as isize - 1;
-            for y in 0..h as isize {
-                for x in 0..w as isize {
-                    let mut sum = 0.0;
-                    for dy in -r..=r {
-                        for dx in -r..=r {
-                            let v = plane[border.fold(y + dy, h) * w + border.fold(x + dx, w)];
-                            sum += v * k[dy.unsigned_abs()] * k[dx.unsigned_abs()];
+        for (h, w) in [(5, 7), (8, 6)] {
+            let plane: Vec<f64> = (0..h * w).map(|i| ((i * 37) % 11) as f64).collect();
+            for border in [Border::Replicate, Border::Symmetric] {
+                let mut out = plane.clone();
+                blur_plane(&mut out, w, 6.0, 3.0, border);
+                let k = weights(6.0, 3.0);
+                let r = k.len() as isize - 1;
+                for y in 0..h as isize {
+                    for x in 0..w as isize {
+                        let mut sum = 0.0;
+                        for dy in -r..=r {
+                            for dx in -r..=r {
+                                let v = plane[border.fold(y + dy, h) * w + border.fold(x + dx, w)];
+                                sum += v * k[dy.unsigned_abs()] * k[dx.unsigned_abs()];
+                            }
                         }
+                        assert!((out[y as usize * w + x as usize] - sum).abs() < 1e-12, "{border:?} {y} {x}");
                     }
-                    assert!((out[y as usize * w + x as usize] - sum).abs() < 1e-12, "{border:?} {y} {x}");
                 }
             }
         }

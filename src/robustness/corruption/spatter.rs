@@ -16,7 +16,7 @@ pub fn spatter(image: &[u8], shape: Shape, p: Spatter, random: &mut impl Random)
     let mut layer = vec![0.0; shape.pixels()];
     random.normals(&mut layer);
     layer.iter_mut().for_each(|n| *n = p.mean + p.sd * *n);
-    let layer = blur_plane(&layer, width, p.blur, 4.0, Border::Replicate);
+    blur_plane(&mut layer, width, p.blur, 4.0, Border::Replicate);
     let mut out = vec![0; image.len()];
     if p.mud {
         let mask: Vec<f32> = layer.iter().map(|&v| f32::from(u8::from(v > p.threshold))).collect();

@@ -109,14 +109,21 @@ fn clamp(i: i64, n: usize) -> usize {
     i.clamp(0, n as i64 - 1) as usize
 }
 
-#[cold]
+/// The border `dcb|abcd|cba`.
 fn mirror(i: i64, n: usize) -> usize {
-    if n == 1 {
+    let last = n as i64 - 1;
+    let i = i.abs();
+    if i <= last {
+        return i as usize;
+    }
+    if i <= 2 * last {
+        return (2 * last - i) as usize;
+    }
+    if last == 0 {
         return 0;
     }
-    let period = 2 * (n as i64 - 1);
-    let i = i.rem_euclid(period);
-    i.min(period - i) as usize
+    let i = i % (2 * last);
+    i.min(2 * last - i) as usize
 }
 
 /// Folds a position into [−1, n): SciPy's `reflect`.
