@@ -2,6 +2,7 @@
 
 use super::gaussian::{Border, blur_plane};
 use super::random::Random;
+use super::scratch::Scratch;
 use super::simd::byte_of_unit;
 use super::tables::Elastic;
 use super::{Channels, Shape, jpeg, resample, warp};
@@ -48,11 +49,13 @@ pub fn elastic(image: &[u8], shape: Shape, p: Elastic, random: &mut impl Random)
     let to = std::array::from_fn(|i| std::array::from_fn(|k| from[i][k] + shifts[2 * i + k] as f32));
     let map = warp::affine_through(from, to).expect("sides of at least 32 pixels make a triangle");
     let moved = warp::warp_affine(image, width, shape.channels(), &map);
-    let mut noise = vec![0.0; shape.pixels()];
+    let mut noise = Scratch::<f64>::zeros(shape.pixels());
     let mut field = || {
         random.uniforms(-1.0, 1.0, &mut noise);
         blur_plane(&mut noise, width, p.sigma, 3.0, Border::Symmetric);
-        noise.iter().map(|v| (v * p.alpha) as f32).collect::<Vec<f32>>()
+        let mut moves = Scratch::<f32>::zeros(noise.len());
+        moves.iter_mut().zip(noise.iter()).for_each(|(to, v)| *to = (v * p.alpha) as f32);
+        moves
     };
     let (dx, dy) = (field(), field());
     warp::displace(&moved, width, shape.channels(), &dx, &dy)

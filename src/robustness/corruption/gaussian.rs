@@ -1,5 +1,6 @@
 //! Gaussian filters by SciPy's rules: truncated kernel, axis 0 then axis 1, double-precision sums.
 
+use super::scratch::Scratch;
 use super::simd::{byte_of_unit, vectorised};
 
 /// What lies beyond the edge.
@@ -78,7 +79,7 @@ pub fn blur_plane(plane: &mut [f64], width: usize, sigma: f64, truncate: f64, bo
     // A wide kernel costs more than the matrix that it folds into.
     if 5 * weights.len() > height.max(width) && border == Border::Symmetric {
         let down = Folded::new(&weights, height);
-        let mut other = vec![0.0; plane.len()];
+        let mut other = Scratch::<f64>::zeros(plane.len());
         multiply(&down, plane, width, &mut other);
         transpose(&other, width, plane);
         let across = if width == height { down } else { Folded::new(&weights, width) };

@@ -26,6 +26,7 @@ mod plasma;
 mod poisson;
 mod random;
 mod resample;
+mod scratch;
 mod simd;
 mod spatter;
 mod tables;

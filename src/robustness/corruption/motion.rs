@@ -1,5 +1,6 @@
 //! Motion blur along a line, as ImageMagick 6 computes it.
 
+use super::scratch::Scratch;
 use super::simd::vectorised;
 
 /// A one-sided line of taps: half a Gaussian that starts at the pixel and runs off at an angle.
@@ -31,7 +32,7 @@ pub fn blur_bytes(image: &[u8], width: usize, channels: usize, line: &Line) -> V
     let left = line.taps.iter().map(|t| -t.1).max().unwrap_or(0).max(0) as usize;
     let right = line.taps.iter().map(|t| t.1).max().unwrap_or(0).max(0) as usize;
     let padded = row + (left + right) * channels;
-    let mut quanta = vec![0.0; height * padded];
+    let mut quanta = Scratch::<f64>::zeros(height * padded);
     for (from, to) in image.chunks(row).zip(quanta.chunks_mut(padded)) {
         to_quanta(from, &mut to[left * channels..][..row]);
         for c in 0..channels {

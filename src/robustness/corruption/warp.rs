@@ -1,5 +1,6 @@
 //! The two geometric steps of the elastic transform: OpenCV's affine warp, and sampling along a displacement field by SciPy's rules.
 
+use super::scratch::Scratch;
 use super::simd::{byte_of_unit_f32, vectorised};
 
 /// Rows of the map (x, y) → (m₀₀x + m₀₁y + m₀₂, m₁₀x + m₁₁y + m₁₂).
@@ -27,9 +28,9 @@ pub type Pixel = [f32; 4];
 
 vectorised! {
     /// Interleaved bytes as v/255, moved by `map`: bilinear on a grid of 1/32 pixel, border mirrored about the edge pixel.
-    pub fn warp_affine(image: &[u8], width: usize, channels: usize, map: &Affine) -> Vec<Pixel> {
+    pub fn warp_affine(image: &[u8], width: usize, channels: usize, map: &Affine) -> Scratch<Pixel> {
         let units: [f32; 256] = std::array::from_fn(|v| v as f32 / 255.0);
-        let mut pixels: Vec<Pixel> = vec![[0.0; 4]; image.len() / channels];
+        let mut pixels = Scratch::<Pixel>::zeros(image.len() / channels);
         for (to, from) in pixels.iter_mut().zip(image.chunks_exact(channels)) {
             for c in 0..channels {
                 to[c] = units[usize::from(from[c])];
@@ -44,7 +45,7 @@ vectorised! {
         // 10 fraction bits while stepping, 5 when sampling.
         let fixed = |v: f64| (v * 1024.0).round_ties_even() as i64;
         let columns: Vec<(i64, i64)> = (0..width).map(|x| (fixed(a * x as f64), fixed(d * x as f64))).collect();
-        let mut out: Vec<Pixel> = vec![[0.0; 4]; pixels.len()];
+        let mut out = Scratch::<Pixel>::zeros(pixels.len());
         for (y, row) in out.chunks_mut(width).enumerate() {
             let (x0, y0) = (fixed(b * y as f64 + c) + 16, fixed(e * y as f64 + f) + 16);
             for (&(dx, dy), out) in columns.iter().zip(row) {

@@ -1,5 +1,6 @@
 //! Centre zoom with bilinear sampling, by `scipy.ndimage.zoom`'s rules.
 
+use super::scratch::Scratch;
 use super::simd::{byte_of_unit_f32, vectorised};
 
 /// Where the outputs of one axis are sampled.
@@ -59,7 +60,7 @@ pub fn blur_bytes(image: &[u8], width: usize, channels: usize, factors: &[f64]) 
 fn blur_channels<const C: usize>(image: &[u8], width: usize, factors: &[f64]) -> Vec<u8> {
     let row = width * C;
     let height = image.len() / row;
-    let mut units = vec![0f64; image.len()];
+    let mut units = Scratch::<f64>::zeros(image.len());
     to_units(image, &mut units);
     let zooms: Vec<(Axis, Axis)> = factors.iter().map(|&z| (Axis::new(height, z), Axis::new(width, z))).collect();
     let mut out = vec![0; image.len()];
