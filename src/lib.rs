@@ -12,7 +12,7 @@
 //! | [`postgres`] | the embedded database cluster |
 //! | [`wire`] | the frames that worker and evaluator exchange |
 //! | [`evaluator`] | runs one shard (needs libtorch) |
-//! | [`robustness`] | the science (needs libtorch) |
+//! | [`robustness`] | the science (all but [`robustness::corruption`] needs libtorch) |
 //! | [`dataset`] | importers and storage layout |
 //! | [`protocol`] | conditions, protocols, planner, report: plain data and arithmetic |
 
@@ -25,7 +25,6 @@ pub mod http;
 pub mod postgres;
 pub mod protocol;
 pub mod queue;
-#[cfg(feature = "evaluator")]
 pub mod robustness;
 pub mod store;
 pub mod wire;
