@@ -174,7 +174,7 @@ impl Session {
     /// uint8 [n, c, h, w] of the model's shape.
     fn pixels(&self, bytes: &[u8]) -> Result<Tensor, Reply> {
         let [c, h, w] = self.loaded()?.model.spec().input.map(i64::from);
-        if bytes.is_empty() || bytes.len() % (c * h * w) as usize != 0 {
+        if bytes.is_empty() || !bytes.len().is_multiple_of((c * h * w) as usize) {
             return Err(failed("bad_request", format!("{} bytes are no images of {c}×{h}×{w}", bytes.len())));
         }
         Ok(Tensor::from_slice(bytes).to_kind(Kind::Uint8).view([-1, c, h, w]))

@@ -65,7 +65,9 @@ impl Child {
         drop(theirs);
         let log = Arc::new(Mutex::new(VecDeque::new()));
         let (out, err) = (keep_tail(process.stdout.take(), log.clone()), keep_tail(process.stderr.take(), log.clone()));
-        let reading = tokio::spawn(async { drop(tokio::join!(out, err)) });
+        let reading = tokio::spawn(async {
+            tokio::join!(out, err);
+        });
         ours.set_nonblocking(true).map_err(ChildError::Spawn)?;
         let mut child = Self {
             group: Pid::from_raw(process.id().map_or(0, |id| id as i32)),

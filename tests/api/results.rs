@@ -13,8 +13,8 @@ use crate::problems::problem;
 fn fragile(condition: &str, image: u32) -> bool {
     match condition {
         "clean" => image >= 4,
-        "pgd-linf-0.1" => image % 2 == 0,
-        _ => image % 4 == 0,
+        "pgd-linf-0.1" => image.is_multiple_of(2),
+        _ => image.is_multiple_of(4),
     }
 }
 
