@@ -10,6 +10,7 @@ use gauntlet::protocol::{Device, Protocol};
 use gauntlet::queue;
 use gauntlet::store::evaluations::State;
 use gauntlet::store::evidence;
+use gauntlet::store::shards;
 use gauntlet::worker::{Child, ChildError, ChildOptions};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -90,9 +91,48 @@ async fn verdicts_are_the_same_for_any_cut_any_crew_any_kills_and_a_local_run() 
 
     let expected = world.verdicts(whole).await;
     assert_eq!(expected.len(), 6 * images as usize);
+    evidence_holds_until_it_is_forged(&world, whole).await;
     assert!(kills >= 3, "only {kills} kills hit anything");
     assert_eq!(world.verdicts(cut).await, expected, "after {kills} kills");
     assert_eq!(local_run(&world, images), expected);
+}
+
+/// `gauntlet verify` confirms the stored witnesses and regenerates the rest, and names a witness that was tampered with.
+async fn evidence_holds_until_it_is_forged(world: &World, id: uuid::Uuid) {
+    let verify = || {
+        let output = Command::new(env!("CARGO_BIN_EXE_gauntlet"))
+            .args(["verify", &id.to_string(), "--format", "json", "--data-dir"])
+            .arg(world.data.path())
+            .env("DATABASE_URL", &world.url)
+            .env("GAUNTLET_THREADS", "1")
+            .output()
+            .unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.success(), report)
+    };
+    let (holds, report) = verify();
+    assert!(holds, "{report}");
+    assert!(
+        report["witnesses"].as_u64() > Some(20) && report["witnesses"] == report["witnesses_confirmed"],
+        "{report}"
+    );
+    assert!(
+        report["regenerated"].as_u64() > Some(300) && report["regenerated"] == report["regenerated_equal"],
+        "{report}"
+    );
+
+    let shard = shards::done(&world.pool, id).await.unwrap().into_iter().find(|s| s.witnesses_key.is_some()).unwrap();
+    let key = shard.witnesses_key.unwrap();
+    let genuine = world.artifacts.get(&key).await.unwrap();
+    let mut sets = evidence::from_safetensors(&genuine).unwrap();
+    let forged = sets[0].images[0];
+    let pixels = sets[0].pixels.len() / sets[0].images.len();
+    sets[0].pixels[..pixels].fill(0.5);
+    world.artifacts.put(&key, evidence::to_safetensors(&sets).unwrap()).await.unwrap();
+    let (holds, report) = verify();
+    assert!(!holds);
+    assert_eq!(report["disagreements"][0]["image"], forged, "{report}");
+    world.artifacts.put(&key, genuine.to_vec()).await.unwrap();
 }
 
 /// Kills random workers (which are replaced) and evaluator children, with SIGKILL, `wanted` times or until the evaluation
