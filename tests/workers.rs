@@ -149,6 +149,10 @@ async fn kill_until_ended(
     let mut ended = false;
     while kills < wanted && !ended {
         let victim = random.next_u32() as usize % crew.len();
+        if crew[victim].has_ended() {
+            // Its first child was hit while it was still asking it what machine this is.
+            crew[victim] = world.worker();
+        }
         if random.next_u32() % 2 == 0 {
             crew[victim].kill();
             crew[victim] = world.worker();

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Context;
+use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,7 @@ pub struct Running {
     /// Where the API answers.
     pub address: SocketAddr,
     cluster: Option<Cluster>,
+    database: PgPool,
     servers: JoinSet<std::io::Result<()>>,
     crew: JoinSet<()>,
     stop: CancellationToken,
@@ -83,9 +85,9 @@ impl Running {
         let metrics_router = http::metrics_router(database.clone());
         let stopped = stop.clone().cancelled_owned();
         servers.spawn(async move { axum::serve(metrics, metrics_router).with_graceful_shutdown(stopped).await });
-        servers.spawn(http::serve(listener, AppState::new(database, artifacts, limits), stop.clone()));
+        servers.spawn(http::serve(listener, AppState::new(database.clone(), artifacts, limits), stop.clone()));
         info!("API on http://{address} (documentation at /docs), metrics on http://{metrics_address}/metrics");
-        Ok(Self { address, cluster, servers, crew, stop, shutdown })
+        Ok(Self { address, cluster, database, servers, crew, stop, shutdown })
     }
 
     /// Runs until SIGINT or SIGTERM, then stops in order.
@@ -104,6 +106,7 @@ impl Running {
         self.crew.join_all().await;
         self.stop.cancel();
         while self.servers.join_next().await.is_some() {}
+        self.database.close().await;
         if let Some(cluster) = self.cluster {
             cluster.stop().await?;
             info!("embedded Postgres has stopped");

@@ -60,7 +60,8 @@ fn quick() -> OpenApiRouter<AppState> {
 /// Routes that last as long as their bytes, or their waiting, do.
 fn slow() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
-        .merge(models::uploads())
+        // The form bounds its parts itself; a model may be larger than any other body.
+        .merge(models::uploads().layer(DefaultBodyLimit::disable()))
         .merge(evaluation::waiting_router())
         .merge(evidence::router())
         .merge(compare::router())

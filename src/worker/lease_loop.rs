@@ -67,7 +67,7 @@ impl Worker {
         Ok(Self { id, pool, artifacts, catalogue, options, platform, kept: None })
     }
 
-    /// Works until told to end.
+    /// Works until told to end, then closes its pool.
     pub async fn run(mut self, shutdown: Shutdown) {
         let mut reaped: Option<Instant> = None;
         while !shutdown.drain.is_cancelled() && !shutdown.now.is_cancelled() {
@@ -89,6 +89,7 @@ impl Worker {
             }
         }
         workers::unregister(&self.pool, self.id).await.ok();
+        self.pool.close().await;
         info!(worker = %self.id, "worker ended");
     }
 

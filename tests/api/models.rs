@@ -49,6 +49,22 @@ async fn the_same_submission_again_is_the_same_model_even_at_the_same_time() {
 }
 
 #[tokio::test]
+async fn a_model_may_be_far_larger_than_any_other_body() {
+    let bench = Bench::start().await;
+    // Parts of 8 MiB are written as they come; three of them and a rest.
+    let bytes: Vec<u8> = (0..25_000_000u32).map(|i| (i / 251) as u8).collect();
+    let sha256 = hex::encode(Sha256::digest(&bytes));
+    let form = Form::new().text("spec", spec().to_string()).part("file", Part::bytes(bytes));
+    let response = bench.upload(form).await;
+    assert_eq!(response.status(), 201);
+    assert_eq!(response.json::<Value>().await.unwrap()["bytes"], 25_000_000);
+    assert_eq!(bench.files("models"), [sha256]);
+    // Everything else stays bounded.
+    let long = json!({"name": "x".repeat(2 << 20)});
+    assert_eq!(bench.post("/v1/protocols", &long).await.status(), 413);
+}
+
+#[tokio::test]
 async fn deleting_a_model_spares_bytes_that_another_one_uses() {
     let bench = Bench::start().await;
     let first = bench.model("shared").await;
