@@ -99,8 +99,11 @@ impl Settings {
             None => defaults.merge(Toml::file("gauntlet.toml")),
         };
         let database = Env::raw().only(&["DATABASE_URL"]);
-        let settings =
-            with_file.merge(database).merge(Env::prefixed("GAUNTLET_").ignore(&["LOG_LEVEL", "TEST_DATABASE_URL"]));
+        let settings = with_file.merge(database).merge(Env::prefixed("GAUNTLET_").ignore(&[
+            "LOG_LEVEL",
+            "SERVER",
+            "TEST_DATABASE_URL",
+        ]));
         settings.extract().context("the configuration is not valid")
     }
 

@@ -1,5 +1,6 @@
 //! What most commands need: settings, logging, stores, options of the evaluator child.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -49,7 +50,8 @@ pub fn init_quiet_logging(format: LogFormat) {
 
 fn log_from(default: &str, format: LogFormat) {
     let filter = EnvFilter::try_from_env("GAUNTLET_LOG_LEVEL").unwrap_or_else(|_| EnvFilter::new(default));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     match format {
         LogFormat::Human => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),

@@ -74,7 +74,7 @@ pub struct Reading {
     labels: Option<PathBuf>,
     /// Number of classes, where the labels do not reach the last one.
     #[arg(long, value_name = "K")]
-    classes: Option<u32>,
+    pub(super) classes: Option<u32>,
     /// Which part of a folder that holds both [default: test].
     #[arg(long, value_enum)]
     split: Option<Split>,

@@ -51,7 +51,7 @@ pub async fn run(arguments: DemoArguments, settings: &Settings) -> anyhow::Resul
         "  {gauntlet} submit models/digits/robust.pt --dataset digits --offset 1297 --protocol pgd-l1 --set 'epsilon=[5, 10]' --watch"
     );
     println!("      robust in one norm is not robust in another");
-    println!("  {gauntlet} submit MODEL.pt --dataset digits --watch");
+    println!("  {gauntlet} submit MODEL.pt --dataset digits --protocol pgd-linf --set 'epsilon=[0.1, 0.2]' --watch");
     println!("      a TorchScript model of your own: 1×32×32 grey pixels in [0,1], 10 classes");
     println!("  {address}/docs");
     println!("      the API\n");

@@ -18,6 +18,7 @@ mod worker;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 use context::Global;
 
@@ -101,6 +102,11 @@ fn run(Cli { global, command }: Cli) -> anyhow::Result<()> {
 
 async fn run_async(global: Global, command: Command) -> anyhow::Result<()> {
     let settings = global.settings()?;
+    if !matches!(command, Command::Up | Command::Serve | Command::Worker | Command::Demo(_)) {
+        // `gauntlet status | head` should end as other tools do. Servers want the error instead.
+        // SAFETY: no handler is involved.
+        unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+    }
     match command {
         Command::Up => up::up(&settings).await,
         Command::Serve => up::serve(&settings).await,

@@ -39,7 +39,7 @@ pub struct RunArguments {
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
     /// A JSON file with the model's spec; else it comes from the flags below, the dataset and the probe.
-    #[arg(long, conflicts_with_all = ["mean", "std", "model_classes", "stochastic"])]
+    #[arg(long, conflicts_with_all = ["mean", "std", "stochastic"])]
     spec: Option<PathBuf>,
     /// Per-channel mean that the model expects to be subtracted, e.g. 0.485,0.456,0.406.
     #[arg(long, value_delimiter = ',', requires = "std")]
@@ -47,9 +47,6 @@ pub struct RunArguments {
     /// Per-channel standard deviation that the model expects to be divided by.
     #[arg(long, value_delimiter = ',', requires = "mean")]
     std: Option<Vec<f64>>,
-    /// The model's class count, if it differs from the dataset's.
-    #[arg(long, value_name = "K")]
-    model_classes: Option<u32>,
     /// Two forward passes of one image may differ.
     #[arg(long)]
     stochastic: bool,
@@ -66,10 +63,10 @@ pub struct RunArguments {
     #[arg(long = "seed", value_name = "S", default_values_t = [0])]
     seeds: Vec<i64>,
     /// Images per kernel launch.
-    #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch: Option<u32>,
     /// CPU threads.
-    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
     /// Also write every verdict to this file (.parquet or .csv).
     #[arg(long, value_name = "FILE")]
@@ -84,6 +81,11 @@ pub fn setting(text: &str) -> Result<(String, String), String> {
 }
 
 pub async fn run(arguments: RunArguments, settings: &Settings) -> anyhow::Result<()> {
+    let distinct: std::collections::HashSet<i64> = arguments.seeds.iter().copied().collect();
+    anyhow::ensure!(distinct.len() == arguments.seeds.len(), "--seed: the same seed twice is the same run twice");
+    if let Some(path) = &arguments.verdicts {
+        verdict_format(path)?;
+    }
     let images = Images::open(&arguments, settings).await?;
     let protocol = protocol(&arguments)?;
     let preset = arguments.preset.or(images.preset()).map(|p| p.to_string());
@@ -138,11 +140,23 @@ fn protocol(arguments: &RunArguments) -> anyhow::Result<Protocol> {
     Ok(Protocol::from_value(serde_json::to_value(named)?, &arguments.settings)?)
 }
 
+enum VerdictFormat {
+    Parquet,
+    Csv,
+}
+
+fn verdict_format(path: &Path) -> anyhow::Result<VerdictFormat> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("parquet") => Ok(VerdictFormat::Parquet),
+        Some("csv") => Ok(VerdictFormat::Csv),
+        _ => bail!("--verdicts {}: name a .parquet or .csv file", path.display()),
+    }
+}
+
 fn write_verdicts(path: &Path, rows: &[VerdictRow]) -> anyhow::Result<()> {
-    let bytes = match path.extension().and_then(|e| e.to_str()) {
-        Some("parquet") => evidence::to_parquet(rows)?,
-        Some("csv") => evidence::to_csv(rows)?,
-        _ => bail!("{}: name a .parquet or .csv file", path.display()),
+    let bytes = match verdict_format(path)? {
+        VerdictFormat::Parquet => evidence::to_parquet(rows)?,
+        VerdictFormat::Csv => evidence::to_csv(rows)?,
     };
     std::fs::write(path, bytes).with_context(|| path.display().to_string())
 }
@@ -283,7 +297,7 @@ impl Session {
                     if code == "wrong_class_count"
                         && !guessed
                         && arguments.spec.is_none()
-                        && arguments.model_classes.is_none() =>
+                        && arguments.reading.classes.is_none() =>
                 {
                     guessed = true;
                     match classes_in(&found).filter(|&k| k >= images.classes()) {
@@ -308,7 +322,6 @@ impl Session {
         seeds: &[i64],
     ) -> anyhow::Result<(Vec<Vec<Tally>>, Vec<VerdictRow>, Vec<Finding>)> {
         let groups = plan::groups(conditions, self.spec.stochastic);
-        let chunk = (plan::MAX_PIXEL_BYTES / images.shape().bytes() as u64).clamp(1, slice.count.into()) as u32;
         let total = u64::from(slice.count) * conditions.len() as u64 * seeds.len() as u64;
         let bar = if std::io::stderr().is_terminal() { ProgressBar::new(total) } else { ProgressBar::hidden() };
         bar.set_style(ProgressStyle::with_template(
@@ -318,6 +331,8 @@ impl Session {
         let (mut rows, mut findings) = (Vec::new(), Vec::new());
         for (s, &seed) in seeds.iter().enumerate() {
             for group in &groups {
+                let most = plan::most_images(images.shape().bytes() as u64, group.len());
+                let chunk = most.min(slice.count.into()) as u32;
                 let cells: Vec<Condition> = group.iter().map(|&i| conditions[i].clone()).collect();
                 bar.set_message(cells.last().map_or(String::new(), |c| c.id.clone()));
                 for first in (slice.first..slice.first + slice.count).step_by(chunk as usize) {
@@ -336,8 +351,13 @@ impl Session {
                     let (Reply::Done { verdicts, witnesses, findings: seen }, payload) = answer else {
                         bail!("the evaluator gave an unexpected answer")
                     };
-                    if let Err(problem) = validate::results(&cells, &batch, &self.spec, &verdicts, &witnesses, &payload)
-                    {
+                    let claims = validate::Claims {
+                        verdicts: &verdicts,
+                        witnesses: &witnesses,
+                        payload: &payload,
+                        findings: &seen,
+                    };
+                    if let Err(problem) = validate::results(&cells, &batch, &self.spec, 0, &claims) {
                         bail!(ChildError::Garbage(problem));
                     }
                     bar.set_position(before + (batch.labels.len() * cells.len()) as u64);
@@ -370,7 +390,7 @@ fn spec(arguments: &RunArguments, images: &Images) -> anyhow::Result<ModelSpec> 
     Ok(ModelSpec {
         format: ModelFormat::Torchscript,
         input: [channels, height, width],
-        classes: arguments.model_classes.unwrap_or(images.classes()),
+        classes: arguments.reading.classes.unwrap_or(images.classes()),
         preprocessing,
         stochastic: arguments.stochastic,
     })

@@ -1,13 +1,15 @@
 //! `gauntlet up` and `gauntlet serve`: the server, with or without database and workers of its own.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
 
 use super::context;
 use super::worker::stop_signal;
@@ -54,6 +56,9 @@ pub struct Running {
 impl Running {
     /// Starts database, API and workers. What had started is stopped again when something cannot start.
     pub async fn start(settings: &Settings, workers: u32) -> anyhow::Result<Self> {
+        let listener = listen(settings.listen, "listen").await?;
+        let metrics = listen(settings.metrics_listen, "metrics_listen").await?;
+        let (address, metrics_address) = (listener.local_addr()?, metrics.local_addr()?);
         let cluster = match &settings.database_url {
             Some(_) => None,
             None => {
@@ -69,9 +74,6 @@ impl Running {
             pool::connect(&url, settings.database_connections).await.context("the database does not answer")?;
         pool::migrate(&database).await.context("the migrations failed")?;
         let artifacts = context::artifacts(settings)?;
-        let listener = listen(settings.listen, "listen").await?;
-        let metrics = listen(settings.metrics_listen, "metrics_listen").await?;
-        let (address, metrics_address) = (listener.local_addr()?, metrics.local_addr()?);
 
         let (stop, shutdown) = (CancellationToken::new(), Shutdown::default());
         let limits = http::Settings {
@@ -90,20 +92,23 @@ impl Running {
         Ok(Self { address, cluster, database, servers, crew, stop, shutdown })
     }
 
-    /// Runs until SIGINT or SIGTERM, then stops in order.
+    /// Runs until SIGINT or SIGTERM, then stops in order; an error when a part ended that should not have.
     pub async fn until_told_to_stop(mut self) -> anyhow::Result<()> {
-        tokio::select! {
-            signal = stop_signal() => signal?,
-            Some(ended) = self.servers.join_next() => error!(?ended, "the server ended by itself"),
-        }
-        self.stop().await
+        let ended = tokio::select! {
+            signal = stop_signal() => signal.map_err(anyhow::Error::from),
+            _ = self.servers.join_next() => Err(anyhow!("the API ended by itself")),
+            Some(_) = self.crew.join_next() => Err(anyhow!("a worker ended by itself")),
+            log = gone(self.cluster.as_ref()) => Err(anyhow!("the embedded Postgres ended by itself; its log is {log}")),
+        };
+        let stopped = self.stop().await;
+        ended.and(stopped)
     }
 
     /// Gives shards in hand back to the queue, answers what is in flight, and stops the database last.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         info!("stopping; shards in hand go back to the queue");
         self.shutdown.now.cancel();
-        self.crew.join_all().await;
+        while self.crew.join_next().await.is_some() {}
         self.stop.cancel();
         while self.servers.join_next().await.is_some() {}
         self.database.close().await;
@@ -113,6 +118,15 @@ impl Running {
         }
         Ok(())
     }
+}
+
+/// Waits until the embedded database is no more; for ever if there is none. Returns where its log is.
+async fn gone(cluster: Option<&Cluster>) -> String {
+    let Some(cluster) = cluster else { return std::future::pending().await };
+    while Path::new(&format!("/proc/{}", cluster.pid())).exists() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    cluster.log().display().to_string()
 }
 
 async fn listen(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {

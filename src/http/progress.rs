@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::protocol::plan::forward_equivalents;
-use crate::store::evaluations::Evaluation;
+use crate::store::evaluations::{Evaluation, State};
 use crate::store::shards::GroupProgress;
 
 /// Verdicts: one per image, condition and seed.
@@ -51,7 +51,7 @@ pub fn of(evaluation: &Evaluation, groups: &[GroupProgress]) -> Progress {
 /// shards; before the first of them, from how far the running ones have come.
 pub fn eta_seconds(evaluation: &Evaluation, groups: &[GroupProgress]) -> Option<f64> {
     let running: i64 = groups.iter().map(|g| g.running_shards).sum();
-    if evaluation.state.is_terminal() || running == 0 {
+    if !matches!(evaluation.state, State::Queued | State::Running) || running == 0 {
         return None;
     }
     let (mut committed, mut seconds, mut reported, mut left) = (0.0, 0.0, 0.0, 0.0);
@@ -67,7 +67,8 @@ pub fn eta_seconds(evaluation: &Evaluation, groups: &[GroupProgress]) -> Option<
         reported += each * group.images_running() as f64;
         left += each * (group.images - group.images_done - group.images_running()) as f64;
     }
-    let per_unit = if committed > 0.0 {
+    // A first tiny shard spends most of its time on loading the model: it prices nothing.
+    let per_unit = if committed > 0.02 * (committed + reported + left) {
         seconds / committed
     } else if reported > 0.0 {
         let elapsed = (Utc::now() - evaluation.started_at?).as_seconds_f64();

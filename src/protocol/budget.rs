@@ -51,7 +51,7 @@ impl Budgets {
             Budgets::PerPreset(table) => preset.and_then(|p| table.get(p)).map(Vec::as_slice).ok_or_else(|| {
                 let known = table.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
                 let of = preset.map_or("a dataset without a preset".into(), |p| format!("preset {p}"));
-                format!("no budgets are stated for {of} (only for {known}): set epsilon explicitly")
+                format!("no budgets are stated for {of} (only for {known}): say them with `--set 'epsilon=[…]'`, over HTTP with \"set\"")
             }),
         }
     }

@@ -10,6 +10,8 @@ pub const SHARD_SECONDS: f64 = 60.0;
 pub const MIN_IMAGES: u32 = 32;
 /// More images than this would make frames to the evaluator child unwieldy.
 pub const MAX_PIXEL_BYTES: u64 = 64 << 20;
+/// More verdicts than this would make the answer unwieldy.
+pub const MAX_VERDICTS: u64 = 100_000;
 /// A backward pass costs about two forwards.
 const BACKWARD_FORWARDS: f64 = 2.0;
 
@@ -79,17 +81,22 @@ pub fn forward_equivalents(condition: &Condition) -> f64 {
     }
 }
 
+/// Most images that one request to the evaluator child may carry for a group of this many conditions.
+pub fn most_images(image_bytes: u64, conditions: usize) -> u64 {
+    (MAX_PIXEL_BYTES / image_bytes.max(1)).min(MAX_VERDICTS / conditions.max(1) as u64).max(1)
+}
+
 /// Cuts the work. The cut decides scheduling only: verdicts do not depend on it.
 pub fn shards(work: &Workload) -> Vec<ShardPlan> {
     let groups = groups(work.conditions, work.stochastic);
-    let most_by_bytes = (MAX_PIXEL_BYTES / work.image_bytes.max(1)).max(1);
     let mut plans = Vec::new();
     for &seed in work.seeds {
         for group in &groups {
             let cost: f64 = group.iter().map(|&i| forward_equivalents(&work.conditions[i])).sum();
             let wanted = SHARD_SECONDS / (cost * work.seconds_per_forward).max(1e-12);
-            // The cast saturates, so an absurdly cheap model gives one shard.
-            let per_shard = (wanted as u64).clamp(MIN_IMAGES.into(), most_by_bytes.max(MIN_IMAGES.into()));
+            // The cast saturates, so an absurdly cheap model gives the largest shards there are.
+            let most = most_images(work.image_bytes, group.len());
+            let per_shard = (wanted as u64).clamp(u64::from(MIN_IMAGES).min(most), most);
             let count = u64::from(work.images).div_ceil(per_shard).max(1);
             // Equal cuts, so that no worker ends with a crumb.
             let cut = |k: u64| (u64::from(work.images) * k / count) as u32;

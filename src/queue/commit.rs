@@ -34,16 +34,24 @@ struct TallyRow<'a> {
 impl Lease {
     /// Records the evaluation's numeric profile if none is fixed yet, and returns the one in force.
     pub async fn fix_profile(&self, pool: &PgPool, profile: &NumericProfile) -> Result<NumericProfile, LeaseError> {
-        let fixed: Option<Json<NumericProfile>> = sqlx::query_scalar(
-            "update evaluations e set profile = coalesce(e.profile, $3)
-             from shards s where s.id = $1 and s.lease_token = $2 and e.id = s.evaluation_id returning e.profile",
+        let mut tx = pool.begin().await?;
+        lock_evaluation(&mut tx, self.evaluation).await?;
+        let held: Option<i64> =
+            sqlx::query_scalar("select id from shards where id = $1 and lease_token = $2 and state = 'running'")
+                .bind(self.shard)
+                .bind(self.token)
+                .fetch_optional(&mut *tx)
+                .await?;
+        held.ok_or(LeaseError::Lost)?;
+        let fixed: Json<NumericProfile> = sqlx::query_scalar(
+            "update evaluations set profile = coalesce(profile, $2) where id = $1 returning profile",
         )
-        .bind(self.shard)
-        .bind(self.token)
+        .bind(self.evaluation)
         .bind(Json(profile))
-        .fetch_optional(pool)
+        .fetch_one(&mut *tx)
         .await?;
-        fixed.map(|json| json.0).ok_or(LeaseError::Lost)
+        tx.commit().await?;
+        Ok(fixed.0)
     }
 
     /// Commits the shard. [`LeaseError::Lost`] means that nothing was written, because the lease is somebody else's.

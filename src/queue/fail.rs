@@ -51,7 +51,7 @@ impl Lease {
                 fail_shard(&mut tx, self.evaluation, self.shard, code, detail, attempts).await?;
             }
             Failure::OutOfMemory { batch, detail } if *batch > 1 => {
-                restart_smaller(&mut tx, self.evaluation, batch / 2, detail).await?;
+                restart_smaller(&mut tx, self.evaluation, self.shard, batch / 2, detail).await?;
             }
             Failure::OutOfMemory { detail, .. } => {
                 fail_shard(&mut tx, self.evaluation, self.shard, "out_of_memory", detail, attempts).await?;
@@ -105,7 +105,14 @@ async fn close_if_stopped(tx: &mut PgConnection, evaluation: Uuid) -> Result<(),
 }
 
 /// Starts an evaluation over with at most `batch` images per kernel launch: verdicts of two profiles must not mix.
-async fn restart_smaller(tx: &mut PgConnection, evaluation: Uuid, batch: u32, detail: &str) -> Result<(), sqlx::Error> {
+/// Of an evaluation that was stopped meanwhile, only this shard is closed.
+async fn restart_smaller(
+    tx: &mut PgConnection,
+    evaluation: Uuid,
+    shard: i64,
+    batch: u32,
+    detail: &str,
+) -> Result<(), sqlx::Error> {
     let restarted = sqlx::query(
         "update evaluations set generation = generation + 1, profile = null, batch_limit = $2, shards_done = 0,
              version = version + 1 where id = $1 and state in ('queued', 'running')",
@@ -114,15 +121,22 @@ async fn restart_smaller(tx: &mut PgConnection, evaluation: Uuid, batch: u32, de
     .bind(batch as i32)
     .execute(&mut *tx)
     .await?;
-    let state = if restarted.rows_affected() == 1 { "queued" } else { "cancelled" };
+    if restarted.rows_affected() == 0 {
+        return sqlx::query(
+            "update shards set state = 'cancelled', lease_token = null, lease_expires_at = null, progress = 0 where id = $1",
+        )
+        .bind(shard)
+        .execute(tx)
+        .await
+        .map(drop);
+    }
     sqlx::query("delete from tallies where evaluation_id = $1").bind(evaluation).execute(&mut *tx).await?;
     sqlx::query(
-        "update shards set state = $2, lease_token = null, lease_expires_at = null, worker_id = null, progress = 0,
-             attempts = 0, verdicts_key = null, witnesses_key = null, findings = '[]', error = $3, finished_at = null
+        "update shards set state = 'queued', lease_token = null, lease_expires_at = null, worker_id = null, progress = 0,
+             attempts = 0, verdicts_key = null, witnesses_key = null, findings = '[]', error = $2, finished_at = null
          where evaluation_id = $1 and state in ('queued', 'running', 'done')",
     )
     .bind(evaluation)
-    .bind(state)
     .bind(Json(json!({"code": "out_of_memory", "detail": format!("{detail}; restarted with batch {batch}")})))
     .execute(tx)
     .await

@@ -73,7 +73,8 @@ impl Ascent {
         }
         let logits = logits.detach();
         let one_hot = |class: &Tensor| class.one_hot(logits.size()[1]).to_kind(Kind::Float);
-        let softmax = logits.softmax(1, Kind::Float);
+        // By way of log-softmax, as libtorch's own loss goes: on saturated rows the rounding decides the direction.
+        let softmax = logits.log_softmax(1, Kind::Float).exp();
         let cotangent = match targets {
             None => softmax - one_hot(labels),
             Some(targets) => one_hot(targets) - softmax,

@@ -25,6 +25,12 @@ pub enum ChildError {
     Rejected { code: String, found: String },
 }
 
+/// Whether a code of [`ChildError::Failed`] speaks of this machine rather than of the model: another may do better.
+pub fn is_of_the_machine(code: &str) -> bool {
+    ["artifact_store", "bad_request", "libtorch_error", "libtorch_setup", "no_device", "profile_mismatch"]
+        .contains(&code)
+}
+
 impl ChildError {
     /// The stable code users see.
     pub fn code(&self) -> &str {
@@ -46,6 +52,7 @@ impl ChildError {
                 Failure::Transient { code, detail }
             }
             Self::OutOfMemory(_) => Failure::OutOfMemory { batch, detail },
+            Self::Failed { code: given, .. } if is_of_the_machine(given) => Failure::Transient { code, detail },
             Self::Failed { .. } | Self::Rejected { .. } => Failure::Permanent { code, detail },
         }
     }

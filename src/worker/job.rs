@@ -8,7 +8,7 @@ use sqlx::PgPool;
 use super::child::{Child, ChildOptions};
 use super::failure::ChildError;
 use super::validate;
-use crate::dataset::{Batch, Catalogue};
+use crate::dataset::{Batch, Catalogue, DatasetError};
 use crate::protocol::report::Tally;
 use crate::protocol::{Condition, NumericProfile, Verdict};
 use crate::queue::{Claimed, Failure, LeaseError, ShardResult};
@@ -21,6 +21,8 @@ use crate::wire::{BatchWish, Reply, Request, ShardRequest, WitnessAt};
 pub enum JobError {
     /// The lease is gone: say nothing, touch nothing.
     Lost,
+    /// The evaluation has just been fixed to another platform: the shard is for other workers.
+    NotForThisPlatform,
     Failed(Failure),
 }
 
@@ -39,6 +41,14 @@ fn transient(code: &str, error: impl std::fmt::Display) -> JobError {
 
 fn permanent(code: &str, error: impl std::fmt::Display) -> JobError {
     JobError::Failed(Failure::Permanent { code: code.into(), detail: error.to_string() })
+}
+
+/// Bytes that are missing or wrong stay so; a store that does not answer may do so later.
+fn unreadable(error: DatasetError) -> JobError {
+    match error {
+        DatasetError::Store(_) => transient(error.code(), error),
+        _ => permanent(error.code(), error),
+    }
 }
 
 /// A child that has an evaluation's model loaded.
@@ -69,7 +79,7 @@ pub async fn run(
     let evaluation = &claimed.evaluation;
     let first = claimed.first_image as usize;
     let range = first..first + claimed.images as usize;
-    let batch = tools.catalogue.read(&evaluation.dataset, range).await.map_err(|e| permanent(e.code(), e))?;
+    let batch = tools.catalogue.read(&evaluation.dataset, range).await.map_err(unreadable)?;
     let mut loaded = ready(tools, claimed, kept.take()).await?;
     let conditions: Vec<Condition> = claimed
         .conditions
@@ -78,13 +88,14 @@ pub async fn run(
         .collect::<Option<_>>()
         .ok_or_else(|| permanent("bad_plan", "the shard names a condition that the evaluation does not have"))?;
     let wanted = evaluation.first_image as u32 + evaluation.witnesses.images(evaluation.images as u32);
+    let witness_images = wanted.saturating_sub(claimed.first_image).min(claimed.images);
     let request = Request::Shard(ShardRequest {
         conditions: conditions.clone(),
         seed: claimed.seed,
         rule: evaluation.protocol.verdict,
         first_image: claimed.first_image,
         labels: batch.labels.clone(),
-        witness_images: wanted.saturating_sub(claimed.first_image).min(claimed.images),
+        witness_images,
     });
     let size = loaded.profile.batch;
     let answer = loaded.child.ask(request, &batch.pixels, |done| progress.store(done, Ordering::Relaxed)).await;
@@ -92,7 +103,9 @@ pub async fn run(
         (Reply::Done { verdicts, witnesses, findings }, payload) => (verdicts, witnesses, findings, payload),
         (other, _) => return Err(garbage(format!("unexpected answer {other:?}"), size)),
     };
-    validate::results(&conditions, &batch, &claimed.model.spec, &verdicts, &witnesses, &payload)
+    let claims =
+        validate::Claims { verdicts: &verdicts, witnesses: &witnesses, payload: &payload, findings: &findings };
+    validate::results(&conditions, &batch, &claimed.model.spec, witness_images, &claims)
         .map_err(|problem| garbage(problem, size))?;
     *kept = Some(loaded);
     let name = format!("{}/{}-{}", evaluation.id, claimed.lease.shard, claimed.lease.token());
@@ -120,10 +133,12 @@ fn garbage(problem: String, batch: u32) -> JobError {
 /// A child with the evaluation's model and fixed profile: the kept one if it fits, else a fresh one.
 async fn ready(tools: &Tools<'_>, claimed: &Claimed, kept: Option<Loaded>) -> Result<Loaded, JobError> {
     let evaluation = &claimed.evaluation;
-    if let Some(loaded) = kept
-        && (loaded.evaluation, loaded.generation) == (evaluation.id, evaluation.generation)
-    {
-        return Ok(loaded);
+    if let Some(mut loaded) = kept {
+        if (loaded.evaluation, loaded.generation) == (evaluation.id, evaluation.generation) {
+            return Ok(loaded);
+        }
+        // Its memory must be free before the next model is loaded.
+        loaded.child.kill().await;
     }
     let wish = evaluation.batch_limit.map_or(BatchWish::Free, |limit| BatchWish::AtMost(limit as u32));
     let mut wanted = evaluation.profile.as_ref().map(|p| p.0.clone());
@@ -138,6 +153,9 @@ async fn ready(tools: &Tools<'_>, claimed: &Claimed, kept: Option<Loaded>) -> Re
             return Ok(Loaded { child, evaluation: evaluation.id, generation: evaluation.generation, profile });
         }
         // Another worker fixed a different profile a moment earlier.
+        if fixed.platform != profile.platform {
+            return Err(JobError::NotForThisPlatform);
+        }
         wanted = Some(fixed);
     }
 }

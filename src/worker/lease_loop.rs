@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::child::{Child, ChildOptions};
-use super::failure::ChildError;
+use super::failure::{self, ChildError};
 use super::job::{self, JobError, Loaded, Tools};
 use super::{check, metrics};
 use crate::dataset::Catalogue;
@@ -69,12 +69,10 @@ impl Worker {
 
     /// Works until told to end, then closes its pool.
     pub async fn run(mut self, shutdown: Shutdown) {
-        let mut reaped: Option<Instant> = None;
+        // Beside the work, so that hours of it do not keep others' leases from being taken back.
+        let housekeeping =
+            tokio::spawn(housekeep(self.pool.clone(), self.id, self.options.lease / 6, shutdown.drain.clone()));
         while !shutdown.drain.is_cancelled() && !shutdown.now.is_cancelled() {
-            if reaped.is_none_or(|at| at.elapsed() > self.options.lease / 6) {
-                reaped = Some(Instant::now());
-                self.housekeep().await;
-            }
             match self.step(&shutdown).await {
                 Ok(true) => {}
                 Ok(false) => {
@@ -88,24 +86,10 @@ impl Worker {
                 }
             }
         }
+        housekeeping.abort();
         workers::unregister(&self.pool, self.id).await.ok();
         self.pool.close().await;
         info!(worker = %self.id, "worker ended");
-    }
-
-    async fn housekeep(&self) {
-        let outcome = async {
-            workers::seen(&self.pool, self.id, false).await?;
-            queue::reap(&self.pool).await
-        };
-        match outcome.await {
-            Ok(reaped) if !reaped.is_empty() => {
-                metrics::REAPED.inc_by(reaped.len() as u64);
-                warn!(?reaped, "took back leases of silent workers");
-            }
-            Ok(_) => {}
-            Err(error) => warn!(%error, "housekeeping failed"),
-        }
     }
 
     async fn idle(&mut self, shutdown: &Shutdown) {
@@ -133,6 +117,10 @@ impl Worker {
 
     async fn check(&mut self, lease: CheckLease, shutdown: &Shutdown) {
         let model = lease.model.id;
+        if let Some(mut kept) = self.kept.take() {
+            // A model may need all the memory there is.
+            kept.child.kill().await;
+        }
         let work =
             check::run(&self.options.child, &self.artifacts, &self.catalogue, &lease.model, lease.dataset.as_deref());
         let beat = async {
@@ -162,7 +150,7 @@ impl Worker {
                 lease.reject(&self.pool, &Rejection { code, found }).await
             }
             // A model that fails while it is probed is what it is; a crash or a hang might be the machine's doing.
-            Err(ChildError::Failed { code, detail }) if code != "artifact_store" => {
+            Err(ChildError::Failed { code, detail }) if !failure::is_of_the_machine(&code) => {
                 lease.reject(&self.pool, &Rejection { code, found: detail }).await
             }
             Err(error) => {
@@ -190,7 +178,7 @@ impl Worker {
         };
         let outcome = tokio::select! {
             outcome = job::run(&tools, &claimed, &mut kept, &progress) => Ok(outcome),
-            interrupted = keep_alive(&self.pool, &claimed.lease, &progress, self.id, &shutdown.drain) => Err(interrupted),
+            interrupted = keep_alive(&self.pool, &claimed.lease, &progress) => Err(interrupted),
             () = shutdown.now.cancelled() => Err(Interrupted::ShuttingDown),
         };
         let ended = match outcome {
@@ -210,7 +198,7 @@ impl Worker {
                 claimed.lease.fail(&self.pool, &failure).await
             }
             Ok(Err(JobError::Lost)) | Err(Interrupted::Lost) => Err(LeaseError::Lost),
-            Err(Interrupted::Stopped | Interrupted::ShuttingDown) => {
+            Ok(Err(JobError::NotForThisPlatform)) | Err(Interrupted::Stopped | Interrupted::ShuttingDown) => {
                 info!(%evaluation, shard, "shard stopped");
                 claimed.lease.release(&self.pool).await
             }
@@ -228,14 +216,27 @@ impl Worker {
     }
 }
 
+/// Shows that the worker lives, and takes back leases of workers that do not.
+async fn housekeep(pool: PgPool, worker: Uuid, every: Duration, drain: CancellationToken) {
+    loop {
+        let outcome = async {
+            workers::seen(&pool, worker, drain.is_cancelled()).await?;
+            queue::reap(&pool).await
+        };
+        match outcome.await {
+            Ok(reaped) if !reaped.is_empty() => {
+                metrics::REAPED.inc_by(reaped.len() as u64);
+                warn!(?reaped, "took back leases of silent workers");
+            }
+            Ok(_) => {}
+            Err(error) => warn!(%error, "housekeeping failed"),
+        }
+        tokio::time::sleep(every).await;
+    }
+}
+
 /// Heartbeats until the work is no longer wanted or the lease is gone.
-async fn keep_alive(
-    pool: &PgPool,
-    lease: &Lease,
-    progress: &AtomicU32,
-    worker: Uuid,
-    drain: &CancellationToken,
-) -> Interrupted {
+async fn keep_alive(pool: &PgPool, lease: &Lease, progress: &AtomicU32) -> Interrupted {
     let mut heard = Instant::now();
     loop {
         tokio::time::sleep(lease.heartbeat_every()).await;
@@ -251,6 +252,5 @@ async fn keep_alive(
                 }
             }
         }
-        workers::seen(pool, worker, drain.is_cancelled()).await.ok();
     }
 }

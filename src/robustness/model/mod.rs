@@ -45,6 +45,8 @@ impl ModelError {
             TchError::Torch(text) => text.trim().to_owned(),
             other => other.to_string(),
         };
+        // What follows is a trace of libtorch's own frames, which says nothing about the model.
+        let text = text.split("Exception raised from").next().unwrap_or_default().trim().to_owned();
         if is_out_of_memory(&text) { Self::OutOfMemory(text) } else { otherwise(text) }
     }
 }
