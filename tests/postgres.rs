@@ -115,7 +115,14 @@ async fn committed_rows_survive_when_owner_and_server_are_killed() {
     owner.kill().unwrap();
     owner.wait().unwrap();
     let pid_file = fs::read_to_string(folder.path().join("postgres/data/postmaster.pid")).unwrap();
-    kill(Pid::from_raw(pid_file.lines().next().unwrap().parse().unwrap()), Signal::SIGKILL).unwrap();
+    let server: i32 = pid_file.lines().next().unwrap().parse().unwrap();
+    kill(Pid::from_raw(server), Signal::SIGKILL).unwrap();
+    // SIGKILL is delivered at once, but the process takes a moment to be gone; until then it could still be adopted.
+    let state =
+        || fs::read_to_string(format!("/proc/{server}/stat")).ok().and_then(|s| s.rsplit(") ").next()?.chars().next());
+    while state().is_some_and(|state| state != 'Z') {
+        std::thread::yield_now();
+    }
 
     let cluster = start(folder.path()).await.unwrap();
     assert_eq!(cluster.origin(), Origin::Started);

@@ -87,6 +87,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(Cli { global, command }: Cli) -> anyhow::Result<()> {
+    // For every HTTP client of this process. Fails only if there is one already, which serves as well.
+    rustls::crypto::ring::default_provider().install_default().ok();
     match command {
         #[cfg(feature = "evaluator")]
         Command::Evaluate => crate::evaluator::serve(),
