@@ -153,7 +153,17 @@ async fn kill_until_ended(
             // Its first child was hit while it was still asking it what machine this is.
             crew[victim] = world.worker();
         }
-        if random.next_u32() % 2 == 0 {
+        // A shard whose last attempt it is would rightly fail its evaluation: five crashes look like a poisonous model.
+        let last_chances: i64 = sqlx::query_scalar(
+            "select count(*) from shards where evaluation_id = $1 and state in ('queued', 'running') and attempts >= 4",
+        )
+        .bind(id)
+        .fetch_one(&world.pool)
+        .await
+        .unwrap();
+        if last_chances > 0 {
+            // Spared in this round.
+        } else if random.next_u32() % 2 == 0 {
             crew[victim].kill();
             crew[victim] = world.worker();
             kills += 1;
