@@ -169,6 +169,42 @@ async fn out_of_memory_starts_the_evaluation_over_with_half_the_batch() {
 }
 
 #[tokio::test]
+async fn out_of_memory_in_a_stopped_evaluation_spares_its_results() {
+    let bench = Bench::start().await;
+    let model = bench.ready_model("m").await;
+    let evaluation = bench.evaluation(model, json!({})).await;
+    let first = bench.claim().await.unwrap();
+    bench.finish(first, &ALL_ROBUST).await;
+    let full = bench.claim().await.unwrap();
+    queue::cancel(&bench.pool, evaluation).await.unwrap();
+    let before = evaluations::tallies(&bench.pool, evaluation).await.unwrap();
+    assert!(!before.is_empty());
+    let failure = Failure::OutOfMemory { batch: 32, detail: "CUDA out of memory".into() };
+    full.lease.fail(&bench.pool, &failure).await.unwrap();
+    let ended = read(&bench, evaluation).await;
+    assert_eq!((ended.state, ended.generation, ended.shards_done), (State::Cancelled, 0, 1));
+    assert_eq!(shards(&bench, evaluation).await, "cancelled 3, done 1");
+    assert_eq!(evaluations::tallies(&bench.pool, evaluation).await.unwrap(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_profiles_offered_at_once_one_is_fixed_for_all() {
+    let bench = std::sync::Arc::new(Bench::start().await);
+    let model = bench.ready_model("m").await;
+    let evaluation = bench.evaluation(model, json!({"seeds": [0, 1]})).await;
+    let offers = (1..=8).map(|batch| {
+        let bench = bench.clone();
+        tokio::spawn(async move {
+            let claimed = bench.claim().await.unwrap();
+            claimed.lease.fix_profile(&bench.pool, &profile(batch)).await.unwrap()
+        })
+    });
+    let answers: Vec<_> = futures::future::join_all(offers).await.into_iter().map(Result::unwrap).collect();
+    let fixed = read(&bench, evaluation).await.profile.unwrap().0;
+    assert!(answers.iter().all(|answer| *answer == fixed), "{answers:?}");
+}
+
+#[tokio::test]
 async fn failed_attempts_are_repeated_after_growing_delays_until_the_limit() {
     let bench = Bench::start().await;
     bench.announce_worker().await;

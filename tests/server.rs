@@ -72,6 +72,20 @@ async fn a_killed_server_comes_back_with_its_data_and_stops_cleanly_when_asked()
     assert_eq!(processes_of(data.path()), [""; 0]);
 }
 
+#[tokio::test]
+async fn a_server_whose_database_dies_says_so_and_ends() {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let (data, address, client) = (folder(), free_address(), Client::new());
+    let mut server = gauntlet(data.path(), &address).arg("up").stderr(Stdio::piped()).spawn().unwrap();
+    ready(&client, &address, &mut server).await;
+    let pid_file = std::fs::read_to_string(data.path().join("postgres/data/postmaster.pid")).unwrap();
+    let postmaster: i32 = pid_file.lines().next().unwrap().parse().unwrap();
+    kill(Pid::from_raw(postmaster), Signal::SIGKILL).unwrap();
+    let output = server.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("Postgres ended by itself"), "{said}");
+}
+
 #[test]
 fn the_demo_shows_that_one_model_collapses_and_the_other_holds() {
     let data = folder();

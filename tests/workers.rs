@@ -97,7 +97,7 @@ async fn verdicts_are_the_same_for_any_cut_any_crew_any_kills_and_a_local_run() 
     assert_eq!(local_run(&world, images), expected);
 }
 
-/// `gauntlet verify` confirms the stored witnesses and regenerates the rest, and names a witness that was tampered with.
+/// `gauntlet verify` confirms the stored witnesses and regenerates the rest, and names what was tampered with.
 async fn evidence_holds_until_it_is_forged(world: &World, id: uuid::Uuid) {
     let verify = || {
         let output = Command::new(env!("CARGO_BIN_EXE_gauntlet"))
@@ -133,6 +133,15 @@ async fn evidence_holds_until_it_is_forged(world: &World, id: uuid::Uuid) {
     assert!(!holds);
     assert_eq!(report["disagreements"][0]["image"], forged, "{report}");
     world.artifacts.put(&key, genuine.to_vec()).await.unwrap();
+
+    let retouch = async |by: &str| {
+        let sql = format!("update tallies set correct = correct {by} where condition = 0");
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&world.pool).await.unwrap();
+    };
+    retouch("- 1").await;
+    let (holds, report) = verify();
+    assert!(!holds && report["cells"] == 6 && report["cells_equal"] == 5, "{report}");
+    retouch("+ 1").await;
 }
 
 /// Kills random workers (which are replaced) and evaluator children, with SIGKILL, `wanted` times or until the evaluation
@@ -244,6 +253,70 @@ async fn cancelling_kills_the_evaluator_within_five_seconds() {
     // The worker itself goes on, and ends in an orderly way.
     worker.signal(Signal::SIGTERM);
     assert!(worker.wait().success());
+}
+
+#[tokio::test]
+async fn work_that_another_platform_has_begun_meanwhile_is_given_back_uncounted() {
+    let world = World::new().await;
+    world.import_digits().await;
+    let model = world.add_model(&repository("models/digits/standard.pt"), &digits_spec()).await;
+    // A worker of another platform is a moment faster in fixing the profile.
+    for statement in [
+        "create function be_faster() returns trigger language plpgsql as $$
+         begin new.profile = jsonb_set(new.profile, '{hardware}', '\"another machine\"'); return new; end $$",
+        "create trigger faster before update of profile on evaluations for each row
+         when (old.profile is null and new.profile is not null) execute function be_faster()",
+    ] {
+        sqlx::query(statement).execute(&world.pool).await.unwrap();
+    }
+    let _worker = world.worker();
+    world.until_checked(model.id).await;
+    let id = world.submit(model.id, &protocol(), FIRST, 40, &[0]).await;
+    world.until(id, |e| e.profile.is_some()).await;
+    let given_back = "select count(*) filter (where state = 'queued' and attempts = 0) = count(*) from shards";
+    world.until_true(given_back).await;
+    let evaluation = world.until(id, |_| true).await;
+    assert_eq!(evaluation.shards_done, 0);
+    let waiting = queue::waiting(&world.pool, &evaluation).await.unwrap().unwrap();
+    assert!(waiting.sentence.contains("another machine"), "{waiting:?}");
+}
+
+#[tokio::test]
+async fn a_model_is_not_rejected_for_its_machines_faults() {
+    let world = World::new().await;
+    let path = repository("models/digits/standard.pt");
+    let model = world.add_model(&path, &digits_spec()).await;
+    let stored = world.artifacts.model_file(&model.sha256).await.unwrap();
+    let aside = world.data.path().join("aside");
+    std::fs::rename(&stored, &aside).unwrap();
+    let _worker = world.worker();
+    world.until_true("select check_attempts >= 2 from models").await;
+    std::fs::rename(&aside, &stored).unwrap();
+    let checked = world.until_checked(model.id).await;
+    assert_eq!(checked.state, "ready", "{:?}", checked.rejection);
+}
+
+#[tokio::test]
+async fn leases_of_the_dead_are_taken_back_while_the_living_work() {
+    let world = World::new().await;
+    world.import_digits().await;
+    let model = world.add_model(&repository("models/digits/robust.pt"), &digits_spec()).await;
+    let _worker = world.worker();
+    world.until_checked(model.id).await;
+    world.pretend_speed(model.id, 1e3).await;
+    let mut slow = slow_protocol();
+    slow.clean = None;
+    slow.attack[0].epsilon = serde_json::from_str("[0.001]").unwrap();
+    let id = world.submit(model.id, &slow, 0, 200, &[0]).await;
+    // Beside the worker's lease, one of a worker that is never heard of again.
+    world.until(id, |e| e.profile.is_some()).await;
+    let platform = world.until(id, |_| true).await.profile.unwrap().0.platform;
+    let dead = queue::claim(&world.pool, uuid::Uuid::new_v4(), &platform, Duration::from_millis(1)).await;
+    let shard = dead.unwrap().unwrap().lease.shard;
+    world.until_true(&format!("select state = 'queued' and attempts = 1 from shards where id = {shard}")).await;
+    // All the while the worker was busy with its first shard.
+    world.until_true("select count(*) = 1 and min(attempts) = 1 from shards where state = 'running'").await;
+    assert_eq!(world.until(id, |_| true).await.shards_done, 0);
 }
 
 /// Starts a script in the evaluator's place. Descriptor 3 is its socket.

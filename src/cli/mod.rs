@@ -6,6 +6,7 @@ mod context;
 mod dataset;
 mod demo;
 mod follow;
+mod hash;
 mod run;
 mod show;
 mod submit;

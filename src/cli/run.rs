@@ -8,10 +8,10 @@ use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::context;
 use super::dataset::Reading;
+use super::hash::hash_file;
 use super::show::{self, Format};
 use crate::config::Settings;
 use crate::dataset::{Batch, Catalogue, Manifest, Preset, Shape, Source, SourceOptions};
@@ -400,11 +400,4 @@ fn spec(arguments: &RunArguments, images: &Images) -> anyhow::Result<ModelSpec> 
 fn classes_in(found: &str) -> Option<u32> {
     let (_, rest) = found.split_once('[')?;
     rest.split(']').next()?.split(',').nth(1)?.trim().parse().ok()
-}
-
-fn hash_file(path: &Path) -> anyhow::Result<String> {
-    let mut file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
-    let mut hasher = Sha256::new();
-    std::io::copy(&mut file, &mut hasher)?;
-    Ok(hex::encode(hasher.finalize()))
 }

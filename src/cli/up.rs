@@ -1,7 +1,6 @@
 //! `gauntlet up` and `gauntlet serve`: the server, with or without database and workers of its own.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -123,7 +122,7 @@ impl Running {
 /// Waits until the embedded database is no more; for ever if there is none. Returns where its log is.
 async fn gone(cluster: Option<&Cluster>) -> String {
     let Some(cluster) = cluster else { return std::future::pending().await };
-    while Path::new(&format!("/proc/{}", cluster.pid())).exists() {
+    while cluster.is_running() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     cluster.log().display().to_string()

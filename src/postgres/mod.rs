@@ -104,6 +104,11 @@ impl Cluster {
         self.server.as_ref().expect("only stopping takes the server").pid()
     }
 
+    /// Whether the server still runs; one that has ended is not, even before its parent has noticed.
+    pub fn is_running(&self) -> bool {
+        postmaster::serves(self.pid(), &self.layout.data())
+    }
+
     /// Where the server writes its log.
     pub fn log(&self) -> PathBuf {
         self.layout.log()

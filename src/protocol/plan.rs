@@ -160,6 +160,18 @@ mod tests {
     }
 
     #[test]
+    fn shards_of_a_cheap_model_stay_within_what_one_answer_holds() {
+        let conditions = builtin("pgd-grid").unwrap().conditions(Some("mnist")).unwrap();
+        let many = Workload { images: 1_000_000, ..work(&conditions, 1e-12) };
+        let verdicts = |shard: &ShardPlan| u64::from(shard.images) * shard.conditions.len() as u64;
+        let largest = shards(&many).iter().map(verdicts).max().unwrap();
+        assert!((MAX_VERDICTS / 2..=MAX_VERDICTS).contains(&largest), "{largest}");
+        let pixels = |shard: &ShardPlan| u64::from(shard.images) * (3 << 20);
+        let large = Workload { image_bytes: 3 << 20, ..many };
+        assert!(shards(&large).iter().all(|shard| pixels(shard) <= MAX_PIXEL_BYTES));
+    }
+
+    #[test]
     fn shards_take_about_a_minute() {
         let conditions = builtin("pgd-linf").unwrap().conditions(Some("mnist")).unwrap();
         let seconds = 1e-3;

@@ -64,3 +64,21 @@ impl From<WireError> for ChildError {
         Self::Garbage(error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_machine_may_do_better_is_tried_again() {
+        let failed = |code: &str| ChildError::Failed { code: code.into(), detail: "…".into() }.failure(32);
+        for code in ["artifact_store", "libtorch_error", "no_device", "profile_mismatch"] {
+            assert!(matches!(failed(code), Failure::Transient { .. }), "{code}");
+        }
+        for code in ["forward_fails", "wrong_class_count", "bad_input"] {
+            assert!(matches!(failed(code), Failure::Permanent { .. }), "{code}");
+        }
+        let full = ChildError::OutOfMemory("CUDA out of memory".into());
+        assert!(matches!(full.failure(32), Failure::OutOfMemory { batch: 32, .. }));
+    }
+}

@@ -107,3 +107,92 @@ fn one(condition: &Condition, spec: &ModelSpec, verdict: &Verdict) -> Result<(),
     };
     if verdict.robust || attack.threat.admits(size) { Ok(()) } else { Err(format!("a perturbation of size {size}")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::Shape;
+    use crate::protocol::{Protocol, builtin};
+
+    /// Two images of one pixel, labels 0 and 1; the first is broken at ε = 0.25 by a witness of 0.25 instead of 0.
+    struct Honest {
+        conditions: Vec<Condition>,
+        batch: Batch,
+        spec: ModelSpec,
+        verdicts: Vec<Vec<Verdict>>,
+        witnesses: Vec<WitnessAt>,
+        payload: Vec<u8>,
+    }
+
+    impl Honest {
+        fn new() -> Self {
+            let document = serde_json::to_value(builtin("pgd-linf").unwrap()).unwrap();
+            let protocol = Protocol::from_value(document, &[("epsilon".into(), "0.25".into())]).unwrap();
+            let conditions = protocol.conditions(None).unwrap();
+            let verdict = |image: u32, broken: bool, attacked: bool| Verdict {
+                image,
+                label: image - 7,
+                predicted: if broken { 2 } else { image - 7 },
+                robust: !broken,
+                stage: broken.then(|| Stage::Attack("pgd".into())),
+                l1: if attacked { 0.25 } else { 0.0 },
+                l2: if attacked { 0.25 } else { 0.0 },
+                linf: if attacked { 0.25 } else { 0.0 },
+                forwards: 1,
+                backwards: 0,
+            };
+            let shape = Shape { channels: 1, height: 1, width: 1 };
+            Self {
+                conditions,
+                batch: Batch { first: 7, shape, pixels: vec![0, 0], labels: vec![0, 1] },
+                spec: serde_json::from_str(r#"{"input": [1, 1, 1], "classes": 3}"#).unwrap(),
+                verdicts: vec![
+                    vec![verdict(7, false, false), verdict(8, false, false)],
+                    vec![verdict(7, true, true), verdict(8, false, true)],
+                ],
+                witnesses: vec![WitnessAt { condition: 1, image: 7 }],
+                payload: 0.25f32.to_le_bytes().to_vec(),
+            }
+        }
+
+        fn check(&self) -> Result<(), String> {
+            let Self { conditions, batch, spec, verdicts, witnesses, payload } = self;
+            results(conditions, batch, spec, 1, &Claims { verdicts, witnesses, payload, findings: &[] })
+        }
+    }
+
+    #[test]
+    fn an_honest_answer_passes_and_every_kind_of_lie_is_named() {
+        Honest::new().check().unwrap();
+        type Lie = (&'static str, fn(&mut Honest));
+        let lies: [Lie; 15] = [
+            ("a condition is missing", |h| drop(h.verdicts.pop())),
+            ("an image is missing", |h| drop(h.verdicts[0].pop())),
+            ("images swapped", |h| h.verdicts[1].swap(0, 1)),
+            ("another label", |h| h.verdicts[1][1].label = 2),
+            ("a class that does not exist", |h| h.verdicts[1][0].predicted = 3),
+            ("robust, though misclassified", |h| h.verdicts[1][0].robust = true),
+            ("broken by nothing", |h| h.verdicts[1][0].stage = None),
+            ("outside the budget", |h| h.verdicts[1][0].linf = 0.2501),
+            ("a clean image moved", |h| h.verdicts[0][0].linf = 0.1),
+            ("a witness for a robust image", |h| h.witnesses[0].image = 8),
+            ("a witness for a condition that is not there", |h| h.witnesses[0].condition = 2),
+            ("the same witness twice", |h| {
+                h.witnesses.push(h.witnesses[0]);
+                h.payload.extend(0.25f32.to_le_bytes());
+            }),
+            ("a witness cut short", |h| h.payload.truncate(3)),
+            ("a witness larger than its verdict says", |h| h.payload = 0.26f32.to_le_bytes().to_vec()),
+            ("a witness outside the box", |h| h.payload = (-0.25f32).to_le_bytes().to_vec()),
+        ];
+        for (name, lie) in lies {
+            let mut answer = Honest::new();
+            lie(&mut answer);
+            assert!(answer.check().is_err(), "{name} passes");
+        }
+        let mut nan = Honest::new();
+        nan.payload = f32::NAN.to_le_bytes().to_vec();
+        nan.verdicts[1][0].l2 = f64::NAN;
+        assert!(nan.check().is_err());
+    }
+}

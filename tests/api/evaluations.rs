@@ -215,3 +215,24 @@ async fn shutdown_answers_long_polls_at_once() {
     assert!(answered.unwrap().is_ok_and(|r| r.status() == 200));
     bench.server.take().unwrap().await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn the_time_left_is_priced_by_committed_shards_and_shared_by_running_ones() {
+    let bench = Bench::start().await;
+    let model = bench.ready_model("m").await;
+    let evaluation = bench.evaluation(model, json!({})).await;
+    let path = format!("/v1/evaluations/{evaluation}");
+    assert!(bench.json(&path).await["eta_seconds"].is_null(), "nothing runs yet");
+    // Two shards of a second each for clean, two for the ladder.
+    for _ in 0..3 {
+        let claimed = bench.claim().await.unwrap();
+        bench.finish(claimed, &|_, _| true).await;
+    }
+    assert!(bench.json(&path).await["eta_seconds"].is_null(), "nothing runs now");
+    let last = bench.claim().await.unwrap();
+    let eta = bench.json(&path).await["eta_seconds"].as_f64().unwrap();
+    // Clean costs 1 forward per image, the ladder 2 × (2 + 2 × 3): 3 s bought 2 × 1 + 16 of them.
+    assert!((eta - 16.0 * 3.0 / 18.0).abs() < 1e-9, "{eta}");
+    bench.finish(last, &|_, _| true).await;
+    assert!(bench.json(&path).await["eta_seconds"].is_null());
+}

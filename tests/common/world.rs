@@ -117,6 +117,15 @@ impl World {
         self.until(id, |e| e.state.is_terminal()).await
     }
 
+    /// Waits until a query that gives one truth value gives true.
+    pub async fn until_true(&self, query: &str) {
+        let start = Instant::now();
+        while !sqlx::query_scalar::<_, bool>(sqlx::AssertSqlSafe(query)).fetch_one(&self.pool).await.unwrap() {
+            assert!(start.elapsed() < PATIENCE, "not so: {query}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Every committed verdict, by condition, seed and image.
     pub async fn verdicts(&self, id: Uuid) -> Verdicts {
         let mut all = Vec::new();

@@ -1,18 +1,21 @@
 //! `gauntlet verify`: look at an evaluation's evidence again, in a new process.
 
-use std::collections::{HashMap, HashSet};
+mod report;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::IsTerminal;
 
 use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
 use uuid::Uuid;
 
 use super::context;
+use super::hash::hash_file;
 use super::show::{self, Format};
 use crate::config::Settings;
 use crate::dataset::Catalogue;
+use crate::protocol::report::Tally;
 use crate::protocol::{Condition, ConditionKind, Norm, Verdict};
 use crate::store::Artifacts;
 use crate::store::evaluations::{self, Evaluation};
@@ -21,6 +24,7 @@ use crate::store::models::{self, Model};
 use crate::store::shards::{self, DoneShard};
 use crate::wire::{BatchWish, Examination, Reply, Request, ShardRequest};
 use crate::worker::Child;
+use report::Report;
 
 #[derive(Debug, Args)]
 pub struct VerifyArguments {
@@ -31,43 +35,6 @@ pub struct VerifyArguments {
     stored_only: bool,
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-}
-
-/// What a second look found.
-#[derive(Debug, Default, Serialize)]
-struct Report {
-    evaluation: Uuid,
-    stochastic: bool,
-    /// Stored witnesses examined, and how many prove their verdict.
-    witnesses: u64,
-    witnesses_confirmed: u64,
-    /// Verdicts reached a second time, and how many came out the same in every field.
-    regenerated: u64,
-    regenerated_equal: u64,
-    /// The first hundred.
-    disagreements: Vec<Disagreement>,
-}
-
-#[derive(Debug, Serialize)]
-struct Disagreement {
-    condition: String,
-    seed: i64,
-    image: u32,
-    problem: String,
-}
-
-const MOST_DISAGREEMENTS: usize = 100;
-
-impl Report {
-    fn disagree(&mut self, condition: &str, seed: i64, image: u32, problem: String) {
-        if self.disagreements.len() < MOST_DISAGREEMENTS {
-            self.disagreements.push(Disagreement { condition: condition.into(), seed, image, problem });
-        }
-    }
-
-    fn agrees(&self) -> bool {
-        self.witnesses == self.witnesses_confirmed && self.regenerated == self.regenerated_equal
-    }
 }
 
 pub async fn run(arguments: VerifyArguments, settings: &Settings) -> anyhow::Result<()> {
@@ -81,6 +48,17 @@ pub async fn run(arguments: VerifyArguments, settings: &Settings) -> anyhow::Res
     };
     let artifacts = context::artifacts(settings)?;
     let file = artifacts.model_file(&model.sha256).await.context("the model's bytes are gone")?;
+    let catalogue = Catalogue::new(artifacts.store());
+    let mut report = Report::new(evaluation.id, model.spec.stochastic);
+    let bytes = file.clone();
+    let sha256 = tokio::task::spawn_blocking(move || hash_file(&bytes)).await??;
+    if sha256 != model.sha256 {
+        report.problems.push(format!("the model's bytes have SHA-256 {sha256}, not {}", model.sha256));
+    }
+    if let Err(problem) = catalogue.verify(&evaluation.dataset).await {
+        report.problems.push(problem.to_string());
+    }
+
     let mut options = context::child_options(settings, 1)?;
     options.device = profile.platform.device;
     let mut child = Child::start(&options).await?;
@@ -89,11 +67,15 @@ pub async fn run(arguments: VerifyArguments, settings: &Settings) -> anyhow::Res
         .await
         .context("this machine cannot take the evaluation's numeric profile")?;
 
-    let catalogue = Catalogue::new(artifacts.store());
-    let mut verifier =
-        Verifier { evaluation: &evaluation, model: &model, artifacts, catalogue, child, report: Report::default() };
-    verifier.report.evaluation = evaluation.id;
-    verifier.report.stochastic = model.spec.stochastic;
+    let mut verifier = Verifier {
+        evaluation: &evaluation,
+        model: &model,
+        artifacts,
+        catalogue,
+        child,
+        counted: BTreeMap::new(),
+        report,
+    };
     let bar =
         if std::io::stderr().is_terminal() { ProgressBar::new(shards.len() as u64) } else { ProgressBar::hidden() };
     bar.set_style(ProgressStyle::with_template("Verifying {wide_bar} {pos}/{len} shards, {eta} left")?);
@@ -102,32 +84,13 @@ pub async fn run(arguments: VerifyArguments, settings: &Settings) -> anyhow::Res
         bar.inc(1);
     }
     bar.finish_and_clear();
+    verifier.compare_counts(evaluations::tallies(&pool, evaluation.id).await?);
     let report = verifier.report;
     match arguments.format {
         Format::Json => show::print_json(&report)?,
-        Format::Table => print(&report),
+        Format::Table => print!("{report}"),
     }
-    // A stochastic model may disagree with itself: there the rate is the result.
-    if report.agrees() || report.stochastic { Ok(()) } else { bail!("the evidence does not hold") }
-}
-
-fn print(report: &Report) {
-    println!("Stored witnesses examined: {}, confirmed: {}", report.witnesses, report.witnesses_confirmed);
-    println!("Verdicts regenerated: {}, equal: {}", report.regenerated, report.regenerated_equal);
-    if report.stochastic {
-        let rate = |part: u64, of: u64| if of == 0 { "–".into() } else { show::percent(part as f64 / of as f64) };
-        println!(
-            "The model is stochastic; agreement rates: witnesses {}, verdicts {}",
-            rate(report.witnesses_confirmed, report.witnesses),
-            rate(report.regenerated_equal, report.regenerated)
-        );
-    }
-    for d in &report.disagreements {
-        println!("! {} seed {} image {}: {}", d.condition, d.seed, d.image, d.problem);
-    }
-    if report.agrees() {
-        println!("Everything agrees.");
-    }
+    if report.holds() { Ok(()) } else { bail!("the evidence does not hold") }
 }
 
 struct Verifier<'a> {
@@ -136,12 +99,15 @@ struct Verifier<'a> {
     artifacts: Artifacts,
     catalogue: Catalogue,
     child: Child,
+    /// What the verdict files add up to, by condition and seed.
+    counted: BTreeMap<(usize, i64), Tally>,
     report: Report,
 }
 
 impl Verifier<'_> {
     async fn shard(&mut self, shard: &DoneShard, stored_only: bool) -> anyhow::Result<()> {
         let verdicts = evidence::from_parquet(self.artifacts.get(&shard.verdicts_key).await?)?;
+        self.count(shard, &verdicts);
         let sets = match &shard.witnesses_key {
             Some(key) => evidence::from_safetensors(&self.artifacts.get(key).await?)?,
             None => Vec::new(),
@@ -157,6 +123,44 @@ impl Verifier<'_> {
             self.regenerate(shard, &verdicts).await?;
         }
         Ok(())
+    }
+
+    fn count(&mut self, shard: &DoneShard, verdicts: &[VerdictRow]) {
+        for &condition in &shard.conditions {
+            let id = self.evaluation.conditions.get(condition as usize).map_or("", |c| c.id.as_str());
+            let of_it = verdicts.iter().filter(|row| row.condition == id && row.seed == shard.seed);
+            let of_it: Vec<Verdict> = of_it.map(|row| row.verdict.clone()).collect();
+            self.counted.entry((condition as usize, shard.seed)).or_default().add(&Tally::of(&of_it));
+        }
+    }
+
+    /// Holds the table's counts to the verdict files.
+    fn compare_counts(&mut self, table: Vec<(usize, i64, Tally)>) {
+        let table: BTreeMap<_, _> =
+            table.into_iter().map(|(condition, seed, tally)| ((condition, seed), tally)).collect();
+        let cells: Vec<_> = table
+            .keys()
+            .chain(self.counted.keys())
+            .copied()
+            .collect::<std::collections::BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        for (condition, seed) in cells {
+            self.report.cells += 1;
+            let (said, counted) = (table.get(&(condition, seed)), self.counted.get(&(condition, seed)));
+            if said == counted {
+                self.report.cells_equal += 1;
+                continue;
+            }
+            let id = self.evaluation.conditions.get(condition).map_or("?", |c| c.id.as_str());
+            let words = |tally: Option<&Tally>| tally.map_or("nothing".into(), |t| format!("{} of {}", t.correct, t.n));
+            let problem = format!(
+                "{id} seed {seed}: the table counts {} correct, the verdicts {} (or they differ in stages or passes)",
+                words(said),
+                words(counted)
+            );
+            self.report.problems.push(problem);
+        }
     }
 
     fn condition(&self, id: &str) -> anyhow::Result<&Condition> {
