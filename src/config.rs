@@ -26,6 +26,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Prometheus metrics.
     pub metrics_listen: SocketAddr,
+    /// Prometheus metrics of `gauntlet worker`; unset: none.
+    pub worker_metrics_listen: Option<SocketAddr>,
     /// Workers inside `gauntlet up`.
     pub workers: u32,
     /// `cpu` or `cuda`; unset: `cuda` where a GPU is found.
@@ -66,6 +68,7 @@ impl Default for Settings {
             postgres_bin: None,
             listen: ([127, 0, 0, 1], 8080).into(),
             metrics_listen: ([127, 0, 0, 1], 9464).into(),
+            worker_metrics_listen: None,
             workers: 1,
             device: None,
             threads: None,

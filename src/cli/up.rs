@@ -84,7 +84,7 @@ impl Running {
         let crew =
             start_workers(settings, &url, &artifacts, workers, &shutdown).await.context("a worker cannot start")?;
         let mut servers = JoinSet::new();
-        let metrics_router = http::metrics_router(database.clone());
+        let metrics_router = http::metrics_router(database.clone(), artifacts.clone());
         let stopped = stop.clone().cancelled_owned();
         servers.spawn(async move { axum::serve(metrics, metrics_router).with_graceful_shutdown(stopped).await });
         servers.spawn(http::serve(listener, AppState::new(database.clone(), artifacts, limits), stop.clone()));
@@ -129,7 +129,7 @@ async fn gone(cluster: Option<&Cluster>) -> String {
     cluster.log().display().to_string()
 }
 
-async fn listen(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+pub(super) async fn listen(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}: choose another address with the setting `{setting}`"))

@@ -7,6 +7,7 @@ use sqlx::PgPool;
 
 use super::child::{Child, ChildOptions};
 use super::failure::ChildError;
+use super::metrics::{self, Meter};
 use super::validate;
 use crate::dataset::{Batch, Catalogue, DatasetError};
 use crate::protocol::report::Tally;
@@ -14,7 +15,7 @@ use crate::protocol::{Condition, NumericProfile, Verdict};
 use crate::queue::{Claimed, Failure, LeaseError, ShardResult};
 use crate::store::Artifacts;
 use crate::store::evidence::{self, VerdictRow, WitnessSet};
-use crate::wire::{BatchWish, Reply, Request, ShardRequest, WitnessAt};
+use crate::wire::{BatchWish, Progress, Reply, Request, ShardRequest, WitnessAt};
 
 /// Why an attempt ended without a result.
 #[derive(Debug)]
@@ -98,8 +99,14 @@ pub async fn run(
         witness_images,
     });
     let size = loaded.profile.batch;
-    let answer = loaded.child.ask(request, &batch.pixels, |done| progress.store(done, Ordering::Relaxed)).await;
-    let (verdicts, witnesses, findings, payload) = match answer.map_err(|e| JobError::Failed(e.failure(size)))? {
+    metrics::BATCH.set(size.into());
+    let mut meter = Meter::default();
+    let heard = |now: Progress| {
+        progress.store(now.verdicts, Ordering::Relaxed);
+        meter.heard(now);
+    };
+    let answer = loaded.child.ask(request, &batch.pixels, heard).await;
+    let (verdicts, witnesses, findings, payload) = match answer.map_err(|e| failed(e, size))? {
         (Reply::Done { verdicts, witnesses, findings }, payload) => (verdicts, witnesses, findings, payload),
         (other, _) => return Err(garbage(format!("unexpected answer {other:?}"), size)),
     };
@@ -126,8 +133,13 @@ pub async fn run(
     Ok(ShardResult { tallies, verdicts_key, witnesses_key, findings, seconds: started.elapsed().as_secs_f64() })
 }
 
+fn failed(error: ChildError, batch: u32) -> JobError {
+    metrics::child_failed(&error);
+    JobError::Failed(error.failure(batch))
+}
+
 fn garbage(problem: String, batch: u32) -> JobError {
-    JobError::Failed(ChildError::Garbage(problem).failure(batch))
+    failed(ChildError::Garbage(problem), batch)
 }
 
 /// A child with the evaluation's model and fixed profile: the kept one if it fits, else a fresh one.
@@ -145,7 +157,7 @@ async fn ready(tools: &Tools<'_>, claimed: &Claimed, kept: Option<Loaded>) -> Re
     let file = tools.artifacts.model_file(&claimed.model.sha256).await.map_err(|e| transient("artifact_store", e))?;
     loop {
         let batch = wanted.as_ref().map_or(1, |p| p.batch);
-        let failed = |e: ChildError| JobError::Failed(e.failure(batch));
+        let failed = |e: ChildError| failed(e, batch);
         let mut child = Child::start(tools.child).await.map_err(failed)?;
         let profile = child.load(&file, &claimed.model.spec, wanted.as_ref(), wish).await.map_err(failed)?;
         let fixed = claimed.lease.fix_profile(tools.pool, &profile).await?;

@@ -1,0 +1,4 @@
+//! What a process tells its operators.
+
+pub mod exposition;
+pub mod gpu;
