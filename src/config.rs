@@ -50,6 +50,8 @@ pub struct Settings {
     pub database_connections: u32,
     /// `human` or `json`.
     pub log: LogFormat,
+    /// Base URL of an OTLP/HTTP collector that traces go to; unset: none.
+    pub otlp_endpoint: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +82,7 @@ impl Default for Settings {
             max_witness_bytes: 2 << 30,
             database_connections: 16,
             log: LogFormat::Human,
+            otlp_endpoint: None,
         }
     }
 }

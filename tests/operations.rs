@@ -3,15 +3,19 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::bench::Bench;
 use common::world::{World, digits_spec, repository};
 use gauntlet::protocol::Protocol;
 use gauntlet::store::evaluations::State;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
 use reqwest::Client;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
@@ -290,6 +294,18 @@ impl Drop for Process {
     }
 }
 
+impl Process {
+    /// Asks it to end, and returns what it logged.
+    fn end(mut self) -> String {
+        let id = nix::unistd::Pid::from_raw(self.0.id() as i32);
+        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let mut log = String::new();
+        self.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        assert!(self.0.wait().unwrap().success(), "{log}");
+        log
+    }
+}
+
 fn free_address() -> String {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
@@ -299,7 +315,7 @@ fn gauntlet(world: &World, command: &str, more: &[(&str, &str)]) -> Process {
     process.arg(command).arg("--data-dir").arg(world.data.path()).current_dir(world.data.path());
     process.env("DATABASE_URL", &world.url).env("GAUNTLET_DEVICE", "cpu").env("GAUNTLET_THREADS", "1");
     process.env("GAUNTLET_POLL_MILLISECONDS", "50").env("GAUNTLET_LOG_LEVEL", "error").envs(more.iter().copied());
-    Process(process.stdout(Stdio::null()).spawn().unwrap())
+    Process(process.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
 }
 
 /// Asks until the answer suits.
@@ -462,6 +478,73 @@ fn prometheus(world: &World, api: &str, worker: &str) -> (Process, String) {
     command.arg(format!("--config.file={}", file.display())).arg(format!("--storage.tsdb.path={}", data.display()));
     command.arg(format!("--web.listen-address={address}")).arg("--log.level=error");
     (Process(command.spawn().unwrap()), address)
+}
+
+/// Takes traces as an OpenTelemetry collector does.
+async fn collector() -> (String, Arc<Mutex<Vec<(String, Span)>>>) {
+    let spans: Arc<Mutex<Vec<(String, Span)>>> = Arc::default();
+    let kept = spans.clone();
+    let take = async move |body: axum::body::Bytes| {
+        for of_process in ExportTraceServiceRequest::decode(body).unwrap().resource_spans {
+            let attributes = of_process.resource.unwrap().attributes;
+            let service = attributes.iter().find(|a| a.key == "service.name").unwrap();
+            let service = format!("{:?}", service.value);
+            let all = of_process.scope_spans.into_iter().flat_map(|scope| scope.spans);
+            kept.lock().unwrap().extend(all.map(|span| (service.clone(), span)));
+        }
+    };
+    let router = axum::Router::new().route("/v1/traces", axum::routing::post(take));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async { axum::serve(listener, router).await });
+    (url, spans)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_evaluation_is_followed_through_logs_and_traces_by_its_id() {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let (world, client, (url, spans)) = (World::new().await, Client::new(), collector().await);
+    world.import_digits().await;
+    let (api, metrics) = (free_address(), free_address());
+    let settings = [("GAUNTLET_OTLP_ENDPOINT", url.as_str()), ("GAUNTLET_LOG", "json"), ("GAUNTLET_LOG_LEVEL", "info")];
+    let of_api = [("GAUNTLET_LISTEN", api.as_str()), ("GAUNTLET_METRICS_LISTEN", &metrics)];
+    let server = gauntlet(&world, "serve", &[&settings[..], &of_api].concat());
+    let worker = gauntlet(&world, "worker", &settings);
+    until("the API answers", async || text(&client, &format!("http://{api}/readyz")).await).await;
+    let model = world.add_model(&repository("models/digits/standard.pt"), &digits_spec()).await;
+    let body = json!({"model": model.id, "dataset": "digits", "protocol": "clean", "images": 32});
+    let request = client.post(format!("http://{api}/v1/evaluations")).header("x-request-id", "my-request").json(&body);
+    let answer: Value = request.send().await.unwrap().json().await.unwrap();
+    let id: Uuid = answer["id"].as_str().unwrap().parse().unwrap();
+    assert_eq!(world.until_ended(id).await.state, State::Succeeded);
+
+    // Ended politely, both send what they have left.
+    let logs = [server, worker].map(Process::end);
+    let events: Vec<Vec<Value>> =
+        logs.iter().map(|log| log.lines().map(|line| serde_json::from_str(line).unwrap()).collect()).collect();
+    let about = |events: &[Value], message: &str| -> Value {
+        let mut found =
+            events.iter().filter(|e| e["fields"]["message"] == message && e["fields"]["evaluation"] == id.to_string());
+        found.next().unwrap_or_else(|| panic!("{message} is not in {events:?}")).clone()
+    };
+    let queued = about(&events[0], "evaluation queued");
+    assert_eq!(queued["spans"][0]["id"], "my-request", "{queued}");
+    about(&events[1], "shard started");
+    about(&events[1], "shard committed");
+
+    let spans = spans.lock().unwrap();
+    let of_trace = |id: Uuid| -> BTreeSet<(&str, &str)> {
+        let service = |text: &str| if text.contains("gauntlet-api") { "api" } else { "worker" };
+        let mine = spans.iter().filter(|(_, span)| span.trace_id == id.as_bytes());
+        mine.map(|(s, span)| (service(s), span.name.as_str())).collect()
+    };
+    let steps = ["shard", "read_images", "evaluator_ready", "evaluate", "write_verdicts", "commit"];
+    let expected: BTreeSet<_> = steps.map(|name| ("worker", name)).into_iter().chain([("api", "submit")]).collect();
+    assert_eq!(of_trace(id), expected);
+    assert_eq!(of_trace(model.id), BTreeSet::from([("worker", "check")]));
+    let shard = spans.iter().find(|(_, span)| span.name == "shard").unwrap();
+    let evaluate = spans.iter().find(|(_, span)| span.name == "evaluate").unwrap();
+    assert_eq!(evaluate.1.parent_span_id, shard.1.span_id);
 }
 
 #[test]

@@ -21,13 +21,13 @@ use crate::worker::{Shutdown, Worker};
 
 /// Everything in one process group: the database (embedded unless one is configured), the API, and workers.
 pub async fn up(settings: &Settings) -> anyhow::Result<()> {
-    context::init_logging(settings.log);
+    let _telemetry = context::telemetry(settings, "api")?;
     Running::start(settings, settings.workers).await?.until_told_to_stop().await
 }
 
 /// The API alone; workers run elsewhere.
 pub async fn serve(settings: &Settings) -> anyhow::Result<()> {
-    context::init_logging(settings.log);
+    let _telemetry = context::telemetry(settings, "api")?;
     let problem = "`gauntlet serve` needs DATABASE_URL; `gauntlet up` brings its own database";
     anyhow::ensure!(settings.database_url.is_some(), problem);
     Running::start(settings, 0).await?.until_told_to_stop().await

@@ -12,7 +12,7 @@ use crate::worker::{Shutdown, Worker};
 const CONNECTIONS: u32 = 3;
 
 pub async fn run(settings: &Settings) -> anyhow::Result<()> {
-    context::init_logging(settings.log);
+    let _telemetry = context::telemetry(settings, "worker")?;
     let metrics = match settings.worker_metrics_listen {
         Some(address) => Some(super::up::listen(address, "worker_metrics_listen").await?),
         None => None,

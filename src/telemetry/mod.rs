@@ -2,3 +2,5 @@
 
 pub mod exposition;
 pub mod gpu;
+pub mod logs;
+pub mod trace;

@@ -174,6 +174,11 @@ impl Child {
         ChildError::Crashed { how: status.to_string(), log }
     }
 
+    /// Its process id; 0 once it has ended.
+    pub fn id(&self) -> u32 {
+        self.process.id().unwrap_or(0)
+    }
+
     /// Kills the process group and waits for the child's end.
     pub async fn kill(&mut self) {
         self.kill_group();

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use sqlx::PgPool;
+use tracing::{Instrument, info_span};
 
 use super::child::{Child, ChildOptions};
 use super::failure::ChildError;
@@ -80,8 +81,9 @@ pub async fn run(
     let evaluation = &claimed.evaluation;
     let first = claimed.first_image as usize;
     let range = first..first + claimed.images as usize;
-    let batch = tools.catalogue.read(&evaluation.dataset, range).await.map_err(unreadable)?;
-    let mut loaded = ready(tools, claimed, kept.take()).await?;
+    let reading = tools.catalogue.read(&evaluation.dataset, range).instrument(info_span!("read_images"));
+    let batch = reading.await.map_err(unreadable)?;
+    let mut loaded = ready(tools, claimed, kept.take()).instrument(info_span!("evaluator_ready")).await?;
     let conditions: Vec<Condition> = claimed
         .conditions
         .iter()
@@ -105,7 +107,8 @@ pub async fn run(
         progress.store(now.verdicts, Ordering::Relaxed);
         meter.heard(now);
     };
-    let answer = loaded.child.ask(request, &batch.pixels, heard).await;
+    let evaluating = info_span!("evaluate", pid = loaded.child.id(), images = claimed.images, batch = size);
+    let answer = loaded.child.ask(request, &batch.pixels, heard).instrument(evaluating).await;
     let (verdicts, witnesses, findings, payload) = match answer.map_err(|e| failed(e, size))? {
         (Reply::Done { verdicts, witnesses, findings }, payload) => (verdicts, witnesses, findings, payload),
         (other, _) => return Err(garbage(format!("unexpected answer {other:?}"), size)),
@@ -119,14 +122,24 @@ pub async fn run(
     let verdicts_key = format!("verdicts/{name}.parquet");
     let rows = verdict_rows(&conditions, claimed.seed, &verdicts);
     let parquet = evidence::to_parquet(&rows).map_err(|e| permanent("evidence", e))?;
-    tools.artifacts.put(&verdicts_key, parquet).await.map_err(|e| transient("artifact_store", e))?;
+    tools
+        .artifacts
+        .put(&verdicts_key, parquet)
+        .instrument(info_span!("write_verdicts"))
+        .await
+        .map_err(|e| transient("artifact_store", e))?;
     let witnesses_key = if witnesses.is_empty() {
         None
     } else {
         let key = format!("witnesses/{name}.safetensors");
         let sets = witness_sets(&conditions, claimed.seed, &batch, &witnesses, &payload);
         let file = evidence::to_safetensors(&sets).map_err(|e| permanent("evidence", e))?;
-        tools.artifacts.put(&key, file).await.map_err(|e| transient("artifact_store", e))?;
+        tools
+            .artifacts
+            .put(&key, file)
+            .instrument(info_span!("write_witnesses"))
+            .await
+            .map_err(|e| transient("artifact_store", e))?;
         Some(key)
     };
     let tallies = claimed.conditions.iter().zip(&verdicts).map(|(&i, v)| (i, Tally::of(v))).collect();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{Instrument, info, info_span, warn};
 use uuid::Uuid;
 
 use super::check;
@@ -19,6 +19,7 @@ use crate::queue::{self, CheckLease, Claimed, Lease, LeaseError, Order};
 use crate::store::Artifacts;
 use crate::store::models::Rejection;
 use crate::store::workers::{self, NewWorker};
+use crate::telemetry::trace;
 
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
@@ -107,11 +108,14 @@ impl Worker {
     /// Does one piece of work; `false` when there is none.
     async fn step(&mut self, shutdown: &Shutdown) -> Result<bool, sqlx::Error> {
         if let Some(lease) = queue::claim_check(&self.pool, self.options.lease).await? {
-            self.check(lease, shutdown).await;
+            let span = trace::of(lease.model.id, info_span!("check", model = %lease.model.id));
+            self.check(lease, shutdown).instrument(span).await;
             return Ok(true);
         }
         if let Some(claimed) = queue::claim(&self.pool, self.id, &self.platform, self.options.lease).await? {
-            self.shard(claimed, shutdown).await;
+            let (evaluation, lease) = (claimed.evaluation.id, &claimed.lease);
+            let span = info_span!("shard", %evaluation, shard = lease.shard, attempt = lease.attempt);
+            self.shard(claimed, shutdown).instrument(trace::of(evaluation, span)).await;
             return Ok(true);
         }
         Ok(false)
@@ -195,7 +199,7 @@ impl Worker {
             Ok(Ok(result)) => {
                 self.kept = kept;
                 let seconds = result.seconds;
-                match claimed.lease.commit(&self.pool, &result).await {
+                match claimed.lease.commit(&self.pool, &result).instrument(info_span!("commit")).await {
                     Ok(committed) => {
                         metrics::committed(&result, committed);
                         info!(%evaluation, shard, seconds, "shard committed");
