@@ -311,8 +311,12 @@ fn free_address() -> String {
 }
 
 fn gauntlet(world: &World, command: &str, more: &[(&str, &str)]) -> Process {
+    gauntlet_with(world, &[command], more)
+}
+
+fn gauntlet_with(world: &World, command: &[&str], more: &[(&str, &str)]) -> Process {
     let mut process = Command::new(env!("CARGO_BIN_EXE_gauntlet"));
-    process.arg(command).arg("--data-dir").arg(world.data.path()).current_dir(world.data.path());
+    process.args(command).arg("--data-dir").arg(world.data.path()).current_dir(world.data.path());
     process.env("DATABASE_URL", &world.url).env("GAUNTLET_DEVICE", "cpu").env("GAUNTLET_THREADS", "1");
     process.env("GAUNTLET_POLL_MILLISECONDS", "50").env("GAUNTLET_LOG_LEVEL", "error").envs(more.iter().copied());
     Process(process.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
@@ -392,6 +396,26 @@ async fn every_expression_of_dashboards_and_alerts_finds_data_in_a_real_run() {
     let _worker = gauntlet(&world, "worker", &[("GAUNTLET_WORKER_METRICS_LISTEN", &of_worker)]);
     let scrape = async |address: &str| text(&client, &format!("http://{address}/metrics")).await;
     until("both serve metrics", async || Some((scrape(&of_api).await?, scrape(&of_worker).await?))).await;
+    for part in ["api", "worker"] {
+        let status = gauntlet_with(
+            &world,
+            &["health", part],
+            &[("GAUNTLET_LISTEN", &api), ("GAUNTLET_WORKER_METRICS_LISTEN", &of_worker)],
+        )
+        .0
+        .wait()
+        .unwrap();
+        assert!(status.success(), "{part} is not well");
+        let status = gauntlet_with(
+            &world,
+            &["health", part],
+            &[("GAUNTLET_LISTEN", "127.0.0.1:1"), ("GAUNTLET_WORKER_METRICS_LISTEN", "127.0.0.1:1")],
+        )
+        .0
+        .wait()
+        .unwrap();
+        assert!(!status.success(), "a {part} that is not there is well");
+    }
     let watcher = if is_there("prometheus") { Some(prometheus(&world, &of_api, &of_worker)) } else { None };
     let watched = async |query: &str| match &watcher {
         Some((_, address)) => series(&client, address, query).await,

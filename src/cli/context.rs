@@ -39,7 +39,7 @@ impl Global {
 
 /// Starts logs and traces of a process that serves; `role` is `api` or `worker`.
 pub fn telemetry(settings: &Settings, role: &str) -> anyhow::Result<Telemetry> {
-    logs::init("info,sqlx=warn", settings.log, settings.otlp_endpoint.as_deref(), role)
+    logs::init("info,sqlx=warn", settings.log, settings.otlp_endpoint.as_deref().filter(|url| !url.is_empty()), role)
 }
 
 /// The same for a command whose own words are on the screen: warnings only, unless asked for more.
