@@ -122,9 +122,12 @@ select id as worker_id, host, platform ->> 'device' as device, platform ->> 'har
     platform ->> 'libtorch' as libtorch, version, started_at, seen_at, draining, seen_at > now() - interval '30 seconds' as alive
 from workers;
 
--- One row: the shards that a free worker could take now. Autoscalers read it.
+-- One row: what a free worker could take now, and what workers have in hand. Autoscalers read it; they want
+-- `shards + running + checks`, because a worker whose shard is not counted would be scaled away under it.
 create view report.runnable as
-select count(*) as shards, count(distinct e.id) as evaluations
+select count(*) as shards, count(distinct e.id) as evaluations,
+    (select count(*) from shards where state = 'running') as running,
+    (select count(*) from models where state = 'checking' and deleted_at is null) as checks
 from shards s
 join evaluations e on e.id = s.evaluation_id
 join models m on m.id = e.model_id

@@ -252,6 +252,10 @@ async fn every_sql_query_of_every_dashboard_returns_rows_to_the_reader() {
         }
     }
     assert_eq!(empty, [""; 0], "these panels are empty");
+    let scaler = read("deploy/kubernetes/keda/scale.yaml");
+    let query = scaler.lines().find_map(|line| line.trim().strip_prefix("query: \"")?.strip_suffix('"')).unwrap();
+    let wanted: f64 = sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_one(&mut connection).await.unwrap();
+    assert_eq!(wanted, 4.0, "the four shards of the open evaluation");
 }
 
 #[test]
