@@ -26,6 +26,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Prometheus metrics.
     pub metrics_listen: SocketAddr,
+    /// Prometheus metrics of `gauntlet worker`; unset: none.
+    pub worker_metrics_listen: Option<SocketAddr>,
     /// Workers inside `gauntlet up`.
     pub workers: u32,
     /// `cpu` or `cuda`; unset: `cuda` where a GPU is found.
@@ -48,6 +50,8 @@ pub struct Settings {
     pub database_connections: u32,
     /// `human` or `json`.
     pub log: LogFormat,
+    /// Base URL of an OTLP/HTTP collector that traces go to; unset: none.
+    pub otlp_endpoint: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +70,7 @@ impl Default for Settings {
             postgres_bin: None,
             listen: ([127, 0, 0, 1], 8080).into(),
             metrics_listen: ([127, 0, 0, 1], 9464).into(),
+            worker_metrics_listen: None,
             workers: 1,
             device: None,
             threads: None,
@@ -77,6 +82,7 @@ impl Default for Settings {
             max_witness_bytes: 2 << 30,
             database_connections: 16,
             log: LogFormat::Human,
+            otlp_endpoint: None,
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | [`queue`] | claim, heartbeat, commit, reap |
 //! | [`store`] | SQL queries and artifacts |
 //! | [`postgres`] | the embedded database cluster |
+//! | [`telemetry`] | metrics as operators read them |
 //! | [`wire`] | the frames that worker and evaluator exchange |
 //! | [`evaluator`] | runs one shard (needs libtorch) |
 //! | [`robustness`] | the science (all but [`robustness::corruption`] needs libtorch) |
@@ -27,5 +28,6 @@ pub mod protocol;
 pub mod queue;
 pub mod robustness;
 pub mod store;
+pub mod telemetry;
 pub mod wire;
 pub mod worker;

@@ -102,10 +102,8 @@ pub enum Reply {
         findings: Vec<Finding>,
         seconds_per_forward: f64,
     },
-    /// Verdicts reached so far, of images × conditions. Also the sign of life.
-    Progress {
-        verdicts: u32,
-    },
+    /// Also the sign of life.
+    Progress(Progress),
     /// Payload: the witnesses as float32, in the order of `witnesses`.
     Done {
         verdicts: Vec<Vec<Verdict>>,
@@ -121,6 +119,19 @@ pub enum Reply {
         code: String,
         detail: String,
     },
+}
+
+/// How far a shard is: totals since the question was asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Progress {
+    /// Verdicts reached, of images × conditions.
+    pub verdicts: u32,
+    /// Passes of single images that the search asked for.
+    pub forwards: u64,
+    pub backwards: u64,
+    /// Rows of all batches sent through the model: `forwards / rows` is how full the batches were.
+    pub rows: u64,
 }
 
 /// Which verdict a witness proves.
@@ -284,7 +295,7 @@ mod tests {
         };
         vec![
             Reply::Rejected { code: "wrong_shape".into(), found: "logits have shape [16, 5]".into() },
-            Reply::Progress { verdicts: 12 },
+            Reply::Progress(Progress { verdicts: 12, forwards: 40, backwards: 36, rows: 64 }),
             Reply::Done {
                 verdicts: vec![vec![verdict]],
                 witnesses: vec![WitnessAt { condition: 0, image: 100 }],

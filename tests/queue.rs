@@ -70,11 +70,11 @@ async fn whoever_lost_the_lease_changes_nothing() {
     lost(stale.lease.fix_profile(&bench.pool, &profile(8)).await.map(drop));
     lost(stale.lease.clone().fail(&bench.pool, &crash()).await);
     lost(stale.lease.clone().release(&bench.pool).await);
-    lost(stale.lease.commit(&bench.pool, &result).await);
+    lost(stale.lease.commit(&bench.pool, &result).await.map(drop));
     assert_eq!(shards(&bench, evaluation).await, "running 1");
     let again = fresh.lease.clone();
     bench.finish(fresh, &ALL_ROBUST).await;
-    lost(again.commit(&bench.pool, &result).await);
+    lost(again.commit(&bench.pool, &result).await.map(drop));
     let tallies = evaluations::tallies(&bench.pool, evaluation).await.unwrap();
     assert_eq!((tallies.len(), tallies[0].2.n, tallies[0].2.correct), (1, 20, 20));
     assert_eq!(read(&bench, evaluation).await.state, State::Succeeded);
@@ -284,4 +284,61 @@ async fn a_model_whose_checks_kill_their_workers_is_rejected() {
     queue::reap(&bench.pool).await.unwrap();
     assert_eq!(bench.json(&format!("/v1/models/{model}")).await["rejection"]["code"], "check_lost");
     assert_eq!(read(&bench, waiting).await.outcome.unwrap().code, "model_rejected");
+}
+
+/// Operators see the sum of what owners are told.
+#[tokio::test]
+async fn the_depth_of_the_queue_counts_the_reasons_that_owners_are_given() {
+    let bench = Bench::start().await;
+    let told = async || {
+        let mut codes: Vec<(String, i64)> = queue::REASONS.map(|code| (code.to_owned(), 0)).into();
+        let open: Vec<Uuid> = sqlx::query_scalar("select id from evaluations where state in ('queued', 'running')")
+            .fetch_all(&bench.pool)
+            .await
+            .unwrap();
+        for id in open {
+            if let Some(waiting) = queue::waiting(&bench.pool, &read(&bench, id).await).await.unwrap() {
+                codes.iter_mut().find(|(code, _)| *code == waiting.code).unwrap().1 += 1;
+            }
+        }
+        codes.retain(|(_, count)| *count > 0);
+        codes
+    };
+    let mut seen = HashSet::new();
+    let mut agree = async || {
+        let (depth, told) = (queue::depth(&bench.pool).await.unwrap(), told().await);
+        assert_eq!(depth.waiting, told);
+        seen.extend(told.into_iter().map(|(code, _)| code));
+        depth
+    };
+    let checking = bench.model("unchecked").await;
+    let early = bench.evaluation(checking, json!({})).await;
+    let depth = agree().await;
+    assert_eq!((depth.queued, depth.runnable, depth.running), (0, 0, 0));
+    bench.announce_worker().await;
+    agree().await;
+    queue::cancel(&bench.pool, early).await.unwrap();
+    let model = checked(&bench, "m").await;
+    for _ in 0..3 {
+        small(&bench, model).await;
+    }
+    let depth = agree().await;
+    assert_eq!((depth.queued, depth.runnable, depth.running), (3, 3, 0));
+    assert!(depth.oldest_seconds > 0.0);
+    let claimed = bench.claim().await.unwrap();
+    assert_eq!(agree().await.running, 1);
+    claimed.lease.fail(&bench.pool, &crash()).await.unwrap();
+    let depth = agree().await;
+    assert_eq!((depth.queued, depth.runnable), (3, 2));
+    assert_eq!(seen.len(), queue::REASONS.len(), "{seen:?}");
+}
+
+/// A usable model, whatever else waits to be checked.
+async fn checked(bench: &Bench, bytes: &str) -> Uuid {
+    let model = bench.model(bytes).await;
+    while let Some(check) = queue::claim_check(&bench.pool, LEASE).await.unwrap() {
+        let probe = gauntlet::store::models::ProbeReport { seconds_per_forward: 3.0 };
+        check.accept(&bench.pool, &[], &probe).await.unwrap();
+    }
+    model
 }

@@ -1,18 +1,17 @@
 //! What most commands need: settings, logging, stores, options of the evaluator child.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use sqlx::PgPool;
-use tracing_subscriber::EnvFilter;
 
-use crate::config::{LogFormat, Settings};
+use crate::config::Settings;
 use crate::postgres::Cluster;
 use crate::protocol::Device;
 use crate::store::{Artifacts, pool};
+use crate::telemetry::logs::{self, Telemetry};
 use crate::worker::{ChildOptions, WorkerOptions};
 
 /// Flags that every command takes.
@@ -38,24 +37,14 @@ impl Global {
     }
 }
 
-/// Logs go to standard error; `GAUNTLET_LOG_LEVEL` takes a filter such as `debug` or `gauntlet=debug,sqlx=info`.
-pub fn init_logging(format: LogFormat) {
-    log_from("info,sqlx=warn", format);
+/// Starts logs and traces of a process that serves; `role` is `api` or `worker`.
+pub fn telemetry(settings: &Settings, role: &str) -> anyhow::Result<Telemetry> {
+    logs::init("info,sqlx=warn", settings.log, settings.otlp_endpoint.as_deref().filter(|url| !url.is_empty()), role)
 }
 
 /// The same for a command whose own words are on the screen: warnings only, unless asked for more.
-pub fn init_quiet_logging(format: LogFormat) {
-    log_from("warn,sqlx=error", format);
-}
-
-fn log_from(default: &str, format: LogFormat) {
-    let filter = EnvFilter::try_from_env("GAUNTLET_LOG_LEVEL").unwrap_or_else(|_| EnvFilter::new(default));
-    let colours = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Human => builder.with_target(false).init(),
-        LogFormat::Json => builder.json().init(),
-    }
+pub fn quiet_telemetry(settings: &Settings) -> anyhow::Result<Telemetry> {
+    logs::init("warn,sqlx=error", settings.log, None, "cli")
 }
 
 pub fn artifacts(settings: &Settings) -> anyhow::Result<Artifacts> {

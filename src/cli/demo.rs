@@ -34,7 +34,7 @@ pub struct DemoArguments {
 }
 
 pub async fn run(arguments: DemoArguments, settings: &Settings) -> anyhow::Result<()> {
-    context::init_quiet_logging(settings.log);
+    let _telemetry = context::quiet_telemetry(settings)?;
     step("Starting the server: embedded database, API, one worker");
     let server = Running::start(settings, settings.workers.max(1)).await?;
     let address = format!("http://{}", server.address);

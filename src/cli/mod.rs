@@ -7,6 +7,7 @@ mod dataset;
 mod demo;
 mod follow;
 mod hash;
+mod health;
 mod run;
 mod show;
 mod submit;
@@ -41,6 +42,11 @@ enum Command {
     Serve,
     /// Serve one device: check models and run shards until told to stop.
     Worker,
+    /// Say by the exit code whether the API or worker of these settings is well; for health checks.
+    Health {
+        #[arg(value_enum)]
+        part: health::Part,
+    },
     /// Bring the database's schema forward.
     Migrate,
     /// Import and manage datasets.
@@ -114,6 +120,7 @@ async fn run_async(global: Global, command: Command) -> anyhow::Result<()> {
         Command::Up => up::up(&settings).await,
         Command::Serve => up::serve(&settings).await,
         Command::Worker => worker::run(&settings).await,
+        Command::Health { part } => health::run(part, &settings).await,
         Command::Migrate => up::migrate(&settings).await,
         Command::Dataset(command) => dataset::run(command, context::artifacts(&settings)?.store()).await,
         Command::Submit(arguments) => submit::submit(*arguments).await,

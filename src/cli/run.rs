@@ -346,8 +346,10 @@ impl Session {
                         witness_images: 0,
                     });
                     let before = bar.position();
-                    let answer =
-                        self.child.ask(request, &batch.pixels, |n| bar.set_position(before + u64::from(n))).await?;
+                    let answer = self
+                        .child
+                        .ask(request, &batch.pixels, |now| bar.set_position(before + u64::from(now.verdicts)))
+                        .await?;
                     let (Reply::Done { verdicts, witnesses, findings: seen }, payload) = answer else {
                         bail!("the evaluator gave an unexpected answer")
                     };

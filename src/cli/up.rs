@@ -20,13 +20,13 @@ use crate::worker::{Shutdown, Worker};
 
 /// Everything in one process group: the database (embedded unless one is configured), the API, and workers.
 pub async fn up(settings: &Settings) -> anyhow::Result<()> {
-    context::init_logging(settings.log);
+    let _telemetry = context::telemetry(settings, "api")?;
     Running::start(settings, settings.workers).await?.until_told_to_stop().await
 }
 
 /// The API alone; workers run elsewhere.
 pub async fn serve(settings: &Settings) -> anyhow::Result<()> {
-    context::init_logging(settings.log);
+    let _telemetry = context::telemetry(settings, "api")?;
     let problem = "`gauntlet serve` needs DATABASE_URL; `gauntlet up` brings its own database";
     anyhow::ensure!(settings.database_url.is_some(), problem);
     Running::start(settings, 0).await?.until_told_to_stop().await
@@ -83,7 +83,7 @@ impl Running {
         let crew =
             start_workers(settings, &url, &artifacts, workers, &shutdown).await.context("a worker cannot start")?;
         let mut servers = JoinSet::new();
-        let metrics_router = http::metrics_router(database.clone());
+        let metrics_router = http::metrics_router(database.clone(), artifacts.clone());
         let stopped = stop.clone().cancelled_owned();
         servers.spawn(async move { axum::serve(metrics, metrics_router).with_graceful_shutdown(stopped).await });
         servers.spawn(http::serve(listener, AppState::new(database.clone(), artifacts, limits), stop.clone()));
@@ -128,7 +128,7 @@ async fn gone(cluster: Option<&Cluster>) -> String {
     cluster.log().display().to_string()
 }
 
-async fn listen(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+pub(super) async fn listen(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}: choose another address with the setting `{setting}`"))

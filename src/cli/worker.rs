@@ -5,18 +5,26 @@ use tracing::info;
 
 use super::context;
 use crate::config::Settings;
+use crate::telemetry::exposition;
 use crate::worker::{Shutdown, Worker};
 
 /// Connections a worker needs: one for its work, one for its heartbeats, one to spare.
 const CONNECTIONS: u32 = 3;
 
 pub async fn run(settings: &Settings) -> anyhow::Result<()> {
-    context::init_logging(settings.log);
+    let _telemetry = context::telemetry(settings, "worker")?;
+    let metrics = match settings.worker_metrics_listen {
+        Some(address) => Some(super::up::listen(address, "worker_metrics_listen").await?),
+        None => None,
+    };
     let pool = context::database(settings, CONNECTIONS).await?;
     let options = context::worker_options(settings, 1)?;
     let worker = Worker::start(pool, context::artifacts(settings)?, options).await?;
     let shutdown = Shutdown::default();
     tokio::spawn(heed_signals(shutdown.clone()));
+    if let Some(listener) = metrics {
+        tokio::spawn(async { axum::serve(listener, exposition::router()).await });
+    }
     worker.run(shutdown).await;
     Ok(())
 }

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use tch::{Device as TchDevice, Kind, Tensor};
 
+use super::counted::Counted;
 use super::{Line, examine, settle};
 use crate::protocol::{Condition, Format, MemoryFormat, ModelSpec, NumericProfile, Platform, Verdict};
 use crate::robustness::diagnostic;
 use crate::robustness::engine::{self, EngineError, Images, Kernel, Run};
 use crate::robustness::model::{self, Classifier, ModelError, Rejection, TorchScript};
 use crate::robustness::runtime::{self, Runtime};
-use crate::wire::{BatchWish, Reply, Request, ShardRequest, WitnessAt};
+use crate::wire::{BatchWish, Progress, Reply, Request, ShardRequest, WitnessAt};
 
 /// Progress frames are at least this far apart.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -112,8 +113,9 @@ impl Session {
         let images =
             Images { indices: (shard.first_image..shard.first_image + count).collect(), pixels, labels: shard.labels };
         let conditions: Vec<&Condition> = shard.conditions.iter().collect();
+        let model = Counted::new(model);
         let run = Run {
-            model,
+            model: &model,
             images: &images,
             conditions: &conditions,
             seed: shard.seed as u64,
@@ -122,10 +124,13 @@ impl Session {
             wants_witness: &|image| image < shard.first_image + shard.witness_images,
         };
         let mut last = Instant::now();
-        let mut report = |progress: engine::Progress| {
+        let mut progress = Progress::default();
+        let mut report = |now: engine::Progress| {
+            let (verdicts, rows) = (now.done as u32, model.rows());
+            progress = Progress { verdicts, forwards: now.forwards, backwards: now.backwards, rows };
             if last.elapsed() >= PROGRESS_EVERY {
                 last = Instant::now();
-                let heard = line.say(Reply::Progress { verdicts: progress.done as u32 }, &[]);
+                let heard = line.say(Reply::Progress(progress), &[]);
                 // Nobody listens any more: the supervisor has gone, and its kill is on the way.
                 if heard.is_err() {
                     return ControlFlow::Break(());
@@ -134,6 +139,8 @@ impl Session {
             ControlFlow::Continue(())
         };
         let outcomes = engine::evaluate(&run, &mut report).map_err(engine_problem)?;
+        // The totals; whether anybody listens shows when the answer is sent.
+        line.say(Reply::Progress(progress), &[]).ok();
         let mut verdicts: Vec<Vec<Verdict>> = vec![Vec::new(); conditions.len()];
         let (mut witnesses, mut payload) = (Vec::new(), Vec::new());
         for outcome in &outcomes {

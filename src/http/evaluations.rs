@@ -23,6 +23,7 @@ use crate::protocol::{self, Condition, ModelSpec, Protocol, ProtocolError};
 use crate::store::evaluations::{self, Filter, NewEvaluation, State as EvaluationState, SubmitError, WitnessPolicy};
 use crate::store::models::{self, Model};
 use crate::store::protocols;
+use crate::telemetry::trace;
 
 /// What to evaluate.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -127,6 +128,8 @@ async fn submit_evaluation(
         SubmitError::Rejected(model) => rejected(&model),
         SubmitError::Database(e) => e.into(),
     })?;
+    tracing::info!(evaluation = %stored.id, model = %stored.model_id, "evaluation queued");
+    trace::of(stored.id, tracing::info_span!("submit", evaluation = %stored.id)).in_scope(|| ());
     let location = [(header::LOCATION, format!("/v1/evaluations/{}", stored.id))];
     let answer = evaluation::answer(&evaluation::view(&state.pool, stored).await?);
     Ok((StatusCode::ACCEPTED, location, answer).into_response())

@@ -21,6 +21,13 @@ pub struct ShardResult {
     pub seconds: f64,
 }
 
+/// What a commit brought about.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Committed {
+    /// Seconds from the evaluation's submission, if this was its first result.
+    pub first_result_after: Option<f64>,
+}
+
 #[derive(Serialize)]
 struct TallyRow<'a> {
     condition: i32,
@@ -55,7 +62,7 @@ impl Lease {
     }
 
     /// Commits the shard. [`LeaseError::Lost`] means that nothing was written, because the lease is somebody else's.
-    pub async fn commit(self, pool: &PgPool, result: &ShardResult) -> Result<(), LeaseError> {
+    pub async fn commit(self, pool: &PgPool, result: &ShardResult) -> Result<Committed, LeaseError> {
         let mut tx = pool.begin().await?;
         lock_evaluation(&mut tx, self.evaluation).await?;
         let seed: Option<i64> = sqlx::query_scalar(
@@ -95,12 +102,16 @@ impl Lease {
         .bind(Json(rows))
         .execute(&mut *tx)
         .await?;
-        sqlx::query("update evaluations set shards_done = shards_done + 1, version = version + 1 where id = $1")
-            .bind(self.evaluation)
-            .execute(&mut *tx)
-            .await?;
+        let (done, age): (i32, f64) = sqlx::query_as(
+            "update evaluations set shards_done = shards_done + 1, version = version + 1 where id = $1
+             returning shards_done, extract(epoch from now() - created_at)::float8",
+        )
+        .bind(self.evaluation)
+        .fetch_one(&mut *tx)
+        .await?;
         settle(&mut tx, self.evaluation).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        Ok(Committed { first_result_after: (done == 1).then_some(age) })
     }
 
     /// Gives the shard back untouched, without counting the attempt; of a stopped evaluation it becomes cancelled.

@@ -32,6 +32,14 @@ pub struct Artifacts {
     root: PathBuf,
 }
 
+/// The volume that artifacts lie on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that this process may still write.
+    pub free: u64,
+    pub size: u64,
+}
+
 /// What an upload turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uploaded {
@@ -131,6 +139,13 @@ impl Artifacts {
     /// Some bytes of an object.
     pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, ArtifactError> {
         Ok(self.store.get_range(&Key::from(key), range).await?)
+    }
+
+    /// How full the volume is; `None` where that cannot be known.
+    pub fn space(&self) -> Option<Space> {
+        let volume = nix::sys::statvfs::statvfs(&self.root).ok()?;
+        let block = volume.fragment_size();
+        Some(Space { free: volume.blocks_available() * block, size: volume.blocks() * block })
     }
 
     /// Whether the store answers: lists one key.

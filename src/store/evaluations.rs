@@ -61,6 +61,9 @@ pub enum State {
 }
 
 impl State {
+    pub const ALL: [Self; 6] =
+        [Self::Queued, Self::Running, Self::Cancelling, Self::Succeeded, Self::Failed, Self::Cancelled];
+
     pub fn is_terminal(self) -> bool {
         matches!(self, State::Succeeded | State::Failed | State::Cancelled)
     }
@@ -199,6 +202,11 @@ pub async fn stamps(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<(Uuid, Stamp)>, s
     .fetch_all(pool)
     .await?;
     Ok(rows.into_iter().map(|(id, version, progress, running)| (id, Stamp { version, progress, running })).collect())
+}
+
+/// Evaluations by state.
+pub async fn counts(pool: &PgPool) -> Result<Vec<(String, i64)>, sqlx::Error> {
+    sqlx::query_as("select state, count(*) from evaluations group by state").fetch_all(pool).await
 }
 
 /// Filters of a listing.

@@ -65,6 +65,14 @@ fn select(rest: &str) -> sqlx::AssertSqlSafe<String> {
     sqlx::AssertSqlSafe(format!("select {COLUMNS} from models where deleted_at is null and {rest}"))
 }
 
+/// Every state a model can be in.
+pub const STATES: [&str; 3] = ["checking", "ready", "rejected"];
+
+/// Models by state.
+pub async fn counts(pool: &PgPool) -> Result<Vec<(String, i64)>, sqlx::Error> {
+    sqlx::query_as("select state, count(*) from models where deleted_at is null group by state").fetch_all(pool).await
+}
+
 /// Stores an uploaded model, or finds the owner's existing one of the same identity. The flag says whether it is new.
 /// The upload is gone afterwards: moved to its place, or discarded.
 pub async fn insert(

@@ -61,8 +61,3 @@ pub async fn progress(pool: &PgPool, evaluation: Uuid) -> Result<Vec<GroupProgre
     .fetch_all(pool)
     .await
 }
-
-/// Shards by state. For operators.
-pub async fn counts(pool: &PgPool) -> Result<Vec<(String, i64)>, sqlx::Error> {
-    sqlx::query_as("select state, count(*) from shards group by state").fetch_all(pool).await
-}

@@ -15,9 +15,9 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::ChildError;
+use super::{ChildError, metrics};
 use crate::protocol::{Device, ModelSpec, NumericProfile, Platform};
-use crate::wire::{self, Answer, BatchWish, Call, Reply, Request, SOCKET_FD, WireError};
+use crate::wire::{self, Answer, BatchWish, Call, Progress, Reply, Request, SOCKET_FD, WireError};
 
 /// Last bytes of the child's output that are kept for its obituary.
 const LOG_TAIL: usize = 4096;
@@ -79,6 +79,8 @@ impl Child {
             oom_kills: oom_kills(),
             platform: Platform { device: options.device, hardware: String::new(), libtorch: String::new() },
         };
+        metrics::CHILD_STARTS.inc();
+        metrics::CHILDREN.inc();
         let start = Request::Start { device: options.device, threads: options.threads };
         match child.ask(start, &[], |_| {}).await? {
             (Reply::Started { platform }, _) => child.platform = platform,
@@ -109,7 +111,7 @@ impl Child {
         &mut self,
         request: Request,
         payload: &[u8],
-        progress: impl FnMut(u32),
+        progress: impl FnMut(Progress),
     ) -> Result<(Reply, Vec<u8>), ChildError> {
         let call = Call { nonce: Uuid::new_v4(), request };
         match self.exchange(&call, payload, progress).await {
@@ -140,7 +142,7 @@ impl Child {
         &mut self,
         call: &Call,
         payload: &[u8],
-        mut progress: impl FnMut(u32),
+        mut progress: impl FnMut(Progress),
     ) -> Result<(Reply, Vec<u8>), ChildError> {
         let patience = self.no_progress;
         let silent = |_| ChildError::NoProgress(patience.as_secs());
@@ -153,7 +155,7 @@ impl Child {
                 return Err(ChildError::Garbage("an answer to a question that was not asked".into()));
             }
             match answer.reply {
-                Reply::Progress { verdicts } => progress(verdicts),
+                Reply::Progress(heard) => progress(heard),
                 reply => return Ok((reply, payload)),
             }
         }
@@ -170,6 +172,11 @@ impl Child {
         let log = String::from_utf8_lossy(&bytes).trim().to_owned();
         let log = if log.is_empty() { log } else { format!("; its last words: {log}") };
         ChildError::Crashed { how: status.to_string(), log }
+    }
+
+    /// Its process id; 0 once it has ended.
+    pub fn id(&self) -> u32 {
+        self.process.id().unwrap_or(0)
     }
 
     /// Kills the process group and waits for the child's end.
@@ -190,6 +197,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         self.kill_group();
+        metrics::CHILDREN.dec();
     }
 }
 

@@ -4,9 +4,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use sqlx::PgPool;
+use tracing::{Instrument, info_span};
 
 use super::child::{Child, ChildOptions};
 use super::failure::ChildError;
+use super::metrics::{self, Meter};
 use super::validate;
 use crate::dataset::{Batch, Catalogue, DatasetError};
 use crate::protocol::report::Tally;
@@ -14,7 +16,7 @@ use crate::protocol::{Condition, NumericProfile, Verdict};
 use crate::queue::{Claimed, Failure, LeaseError, ShardResult};
 use crate::store::Artifacts;
 use crate::store::evidence::{self, VerdictRow, WitnessSet};
-use crate::wire::{BatchWish, Reply, Request, ShardRequest, WitnessAt};
+use crate::wire::{BatchWish, Progress, Reply, Request, ShardRequest, WitnessAt};
 
 /// Why an attempt ended without a result.
 #[derive(Debug)]
@@ -79,8 +81,9 @@ pub async fn run(
     let evaluation = &claimed.evaluation;
     let first = claimed.first_image as usize;
     let range = first..first + claimed.images as usize;
-    let batch = tools.catalogue.read(&evaluation.dataset, range).await.map_err(unreadable)?;
-    let mut loaded = ready(tools, claimed, kept.take()).await?;
+    let reading = tools.catalogue.read(&evaluation.dataset, range).instrument(info_span!("read_images"));
+    let batch = reading.await.map_err(unreadable)?;
+    let mut loaded = ready(tools, claimed, kept.take()).instrument(info_span!("evaluator_ready")).await?;
     let conditions: Vec<Condition> = claimed
         .conditions
         .iter()
@@ -98,8 +101,15 @@ pub async fn run(
         witness_images,
     });
     let size = loaded.profile.batch;
-    let answer = loaded.child.ask(request, &batch.pixels, |done| progress.store(done, Ordering::Relaxed)).await;
-    let (verdicts, witnesses, findings, payload) = match answer.map_err(|e| JobError::Failed(e.failure(size)))? {
+    metrics::BATCH.set(size.into());
+    let mut meter = Meter::default();
+    let heard = |now: Progress| {
+        progress.store(now.verdicts, Ordering::Relaxed);
+        meter.heard(now);
+    };
+    let evaluating = info_span!("evaluate", pid = loaded.child.id(), images = claimed.images, batch = size);
+    let answer = loaded.child.ask(request, &batch.pixels, heard).instrument(evaluating).await;
+    let (verdicts, witnesses, findings, payload) = match answer.map_err(|e| failed(e, size))? {
         (Reply::Done { verdicts, witnesses, findings }, payload) => (verdicts, witnesses, findings, payload),
         (other, _) => return Err(garbage(format!("unexpected answer {other:?}"), size)),
     };
@@ -112,22 +122,37 @@ pub async fn run(
     let verdicts_key = format!("verdicts/{name}.parquet");
     let rows = verdict_rows(&conditions, claimed.seed, &verdicts);
     let parquet = evidence::to_parquet(&rows).map_err(|e| permanent("evidence", e))?;
-    tools.artifacts.put(&verdicts_key, parquet).await.map_err(|e| transient("artifact_store", e))?;
+    tools
+        .artifacts
+        .put(&verdicts_key, parquet)
+        .instrument(info_span!("write_verdicts"))
+        .await
+        .map_err(|e| transient("artifact_store", e))?;
     let witnesses_key = if witnesses.is_empty() {
         None
     } else {
         let key = format!("witnesses/{name}.safetensors");
         let sets = witness_sets(&conditions, claimed.seed, &batch, &witnesses, &payload);
         let file = evidence::to_safetensors(&sets).map_err(|e| permanent("evidence", e))?;
-        tools.artifacts.put(&key, file).await.map_err(|e| transient("artifact_store", e))?;
+        tools
+            .artifacts
+            .put(&key, file)
+            .instrument(info_span!("write_witnesses"))
+            .await
+            .map_err(|e| transient("artifact_store", e))?;
         Some(key)
     };
     let tallies = claimed.conditions.iter().zip(&verdicts).map(|(&i, v)| (i, Tally::of(v))).collect();
     Ok(ShardResult { tallies, verdicts_key, witnesses_key, findings, seconds: started.elapsed().as_secs_f64() })
 }
 
+fn failed(error: ChildError, batch: u32) -> JobError {
+    metrics::child_failed(&error);
+    JobError::Failed(error.failure(batch))
+}
+
 fn garbage(problem: String, batch: u32) -> JobError {
-    JobError::Failed(ChildError::Garbage(problem).failure(batch))
+    failed(ChildError::Garbage(problem), batch)
 }
 
 /// A child with the evaluation's model and fixed profile: the kept one if it fits, else a fresh one.
@@ -145,7 +170,7 @@ async fn ready(tools: &Tools<'_>, claimed: &Claimed, kept: Option<Loaded>) -> Re
     let file = tools.artifacts.model_file(&claimed.model.sha256).await.map_err(|e| transient("artifact_store", e))?;
     loop {
         let batch = wanted.as_ref().map_or(1, |p| p.batch);
-        let failed = |e: ChildError| JobError::Failed(e.failure(batch));
+        let failed = |e: ChildError| failed(e, batch);
         let mut child = Child::start(tools.child).await.map_err(failed)?;
         let profile = child.load(&file, &claimed.model.spec, wanted.as_ref(), wish).await.map_err(failed)?;
         let fixed = claimed.lease.fix_profile(tools.pool, &profile).await?;

@@ -5,19 +5,21 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{Instrument, info, info_span, warn};
 use uuid::Uuid;
 
+use super::check;
 use super::child::{Child, ChildOptions};
 use super::failure::{self, ChildError};
 use super::job::{self, JobError, Loaded, Tools};
-use super::{check, metrics};
+use super::metrics::{self, Busy};
 use crate::dataset::Catalogue;
 use crate::protocol::Platform;
 use crate::queue::{self, CheckLease, Claimed, Lease, LeaseError, Order};
 use crate::store::Artifacts;
 use crate::store::models::Rejection;
 use crate::store::workers::{self, NewWorker};
+use crate::telemetry::trace;
 
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
@@ -58,6 +60,7 @@ enum Interrupted {
 impl Worker {
     /// Starts a child to learn what the device is, and announces the worker.
     pub async fn start(pool: PgPool, artifacts: Artifacts, options: WorkerOptions) -> anyhow::Result<Self> {
+        metrics::announce();
         let platform = Child::start(&options.child).await?.platform.clone();
         let id = Uuid::now_v7();
         let host = nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default();
@@ -105,11 +108,14 @@ impl Worker {
     /// Does one piece of work; `false` when there is none.
     async fn step(&mut self, shutdown: &Shutdown) -> Result<bool, sqlx::Error> {
         if let Some(lease) = queue::claim_check(&self.pool, self.options.lease).await? {
-            self.check(lease, shutdown).await;
+            let span = trace::of(lease.model.id, info_span!("check", model = %lease.model.id));
+            self.check(lease, shutdown).instrument(span).await;
             return Ok(true);
         }
         if let Some(claimed) = queue::claim(&self.pool, self.id, &self.platform, self.options.lease).await? {
-            self.shard(claimed, shutdown).await;
+            let (evaluation, lease) = (claimed.evaluation.id, &claimed.lease);
+            let span = info_span!("shard", %evaluation, shard = lease.shard, attempt = lease.attempt);
+            self.shard(claimed, shutdown).instrument(trace::of(evaluation, span)).await;
             return Ok(true);
         }
         Ok(false)
@@ -117,6 +123,7 @@ impl Worker {
 
     async fn check(&mut self, lease: CheckLease, shutdown: &Shutdown) {
         let model = lease.model.id;
+        let _busy = Busy::now();
         if let Some(mut kept) = self.kept.take() {
             // A model may need all the memory there is.
             kept.child.kill().await;
@@ -142,18 +149,23 @@ impl Worker {
         };
         let ended = match outcome {
             Ok((findings, probe)) => {
+                metrics::CHECKS.with_label_values(&["ready"]).inc();
                 info!(%model, findings = findings.len(), "model is ready");
                 lease.accept(&self.pool, &findings, &probe).await
             }
             Err(ChildError::Rejected { code, found }) => {
+                metrics::CHECKS.with_label_values(&["rejected"]).inc();
                 info!(%model, code, "model is rejected");
                 lease.reject(&self.pool, &Rejection { code, found }).await
             }
             // A model that fails while it is probed is what it is; a crash or a hang might be the machine's doing.
             Err(ChildError::Failed { code, detail }) if !failure::is_of_the_machine(&code) => {
+                metrics::CHECKS.with_label_values(&["rejected"]).inc();
                 lease.reject(&self.pool, &Rejection { code, found: detail }).await
             }
             Err(error) => {
+                metrics::CHECKS.with_label_values(&["failed"]).inc();
+                metrics::child_failed(&error);
                 warn!(%model, %error, "model check failed");
                 let reason = Rejection { code: error.code().into(), found: error.to_string() };
                 lease.give_back(&self.pool, &reason, Duration::from_secs(1)).await
@@ -167,7 +179,9 @@ impl Worker {
     async fn shard(&mut self, claimed: Claimed, shutdown: &Shutdown) {
         let (evaluation, shard, attempt) = (claimed.evaluation.id, claimed.lease.shard, claimed.lease.attempt);
         info!(%evaluation, shard, attempt, images = claimed.images, "shard started");
+        let _busy = Busy::now();
         metrics::LEASES.inc();
+        metrics::RETRIES.inc_by(u64::from(attempt > 1));
         let progress = AtomicU32::new(0);
         let mut kept = self.kept.take();
         let tools = Tools {
@@ -185,16 +199,21 @@ impl Worker {
             Ok(Ok(result)) => {
                 self.kept = kept;
                 let seconds = result.seconds;
-                let committed = claimed.lease.commit(&self.pool, &result).await;
-                if committed.is_ok() {
-                    metrics::SHARD_SECONDS.observe(seconds);
-                    info!(%evaluation, shard, seconds, "shard committed");
+                match claimed.lease.commit(&self.pool, &result).instrument(info_span!("commit")).await {
+                    Ok(committed) => {
+                        metrics::committed(&result, committed);
+                        info!(%evaluation, shard, seconds, "shard committed");
+                        Ok(())
+                    }
+                    Err(error) => {
+                        metrics::REFUSED.inc_by(u64::from(matches!(error, LeaseError::Lost)));
+                        Err(error)
+                    }
                 }
-                committed
             }
             Ok(Err(JobError::Failed(failure))) => {
                 warn!(%evaluation, shard, attempt, ?failure, "shard failed");
-                metrics::FAILURES.inc();
+                metrics::shard_failed(&failure);
                 claimed.lease.fail(&self.pool, &failure).await
             }
             Ok(Err(JobError::Lost)) | Err(Interrupted::Lost) => Err(LeaseError::Lost),

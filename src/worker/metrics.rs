@@ -1,24 +1,153 @@
 //! What workers count.
 
-use std::sync::LazyLock;
+use std::collections::HashSet;
+use std::sync::{LazyLock, Mutex};
 
-use prometheus::{Histogram, IntCounter, register_histogram, register_int_counter};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, Opts};
 
-fn counter(name: &str, help: &str) -> IntCounter {
-    register_int_counter!(name, help).expect("each metric is registered once")
+use super::ChildError;
+use crate::queue::{Committed, Failure, ShardResult};
+use crate::telemetry::exposition::{counter, gauge, histogram};
+use crate::telemetry::gpu;
+use crate::wire::Progress;
+
+macro_rules! metrics {
+    ($make:ident: $type:ty; $($name:ident $text:literal $help:literal)*) => {
+        $(pub static $name: LazyLock<$type> = LazyLock::new(|| $make($text, $help));)*
+    };
 }
 
-pub static LEASES: LazyLock<IntCounter> =
-    LazyLock::new(|| counter("gauntlet_worker_leases_total", "Shards leased by this process."));
-pub static LOST: LazyLock<IntCounter> =
-    LazyLock::new(|| counter("gauntlet_worker_leases_lost_total", "Leases that ended before the work did."));
-pub static FAILURES: LazyLock<IntCounter> =
-    LazyLock::new(|| counter("gauntlet_worker_shard_failures_total", "Attempts at a shard that failed."));
-pub static REAPED: LazyLock<IntCounter> = LazyLock::new(|| {
-    counter("gauntlet_worker_leases_reaped_total", "Expired leases of others that this process took back.")
-});
-pub static SHARD_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
-    let buckets = vec![1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0];
-    register_histogram!("gauntlet_worker_shard_seconds", "Wall time of committed shards.", buckets)
-        .expect("each metric is registered once")
-});
+metrics! { counter: IntCounter;
+    LEASES "gauntlet_worker_leases_total" "Shards leased by this process."
+    RETRIES "gauntlet_worker_retries_total" "Shards leased by this process that had failed or been lost before."
+    LOST "gauntlet_worker_leases_lost_total" "Leases of this process that ended before the work did."
+    REAPED "gauntlet_worker_leases_reaped_total" "Expired leases of others that this process took back."
+    COMMITS "gauntlet_worker_shards_committed_total" "Shards whose results this process wrote."
+    REFUSED "gauntlet_worker_commits_refused_total" "Finished shards whose results were refused, because the lease had gone."
+    FLAGGED "gauntlet_worker_shards_with_findings_total" "Committed shards that raised a finding."
+    CHILD_STARTS "gauntlet_child_starts_total" "Evaluator processes started."
+    VERDICTS "gauntlet_engine_verdicts_total" "Verdicts reached, of attempts that came to nothing too."
+    FORWARDS "gauntlet_engine_forwards_total" "Forward passes of single images that the search asked for."
+    BACKWARDS "gauntlet_engine_backwards_total" "Backward passes of single images that the search asked for."
+    ROWS "gauntlet_engine_rows_total" "Rows of all batches sent through the model; forwards / rows is the occupancy."
+}
+metrics! { gauge: IntGauge;
+    BUSY "gauntlet_worker_busy" "Workers of this process that have a shard or a check in hand."
+    CHILDREN "gauntlet_children" "Evaluator processes alive."
+    BATCH "gauntlet_engine_batch_images" "Rows of every batch of the last shard."
+}
+metrics! { minutes: Histogram;
+    SHARD_SECONDS "gauntlet_worker_shard_seconds" "Wall time of committed shards."
+    FIRST_RESULT "gauntlet_evaluation_first_result_seconds" "Time from submission to the first committed shard."
+}
+metrics! { by_kind: IntCounterVec;
+    FAILURES "gauntlet_worker_shard_failures_total" "Attempts at a shard that failed."
+    CHECKS "gauntlet_worker_checks_total" "Model checks by how they ended: ready, rejected or failed."
+    CHILD_FAILURES "gauntlet_child_failures_total" "Evaluator processes that failed their worker, by how."
+    FINDINGS "gauntlet_worker_findings_total" "Findings in committed shards, by code."
+}
+
+/// Shards take seconds to hours.
+fn minutes(name: &str, help: &str) -> Histogram {
+    histogram(name, help, &[1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0, 86400.0])
+}
+
+fn by_kind(name: &str, help: &str) -> IntCounterVec {
+    prometheus::register_int_counter_vec!(Opts::new(name, help), &["kind"]).expect("each metric is registered once")
+}
+
+const FAILURE_KINDS: [&str; 3] = ["transient", "permanent", "out_of_memory"];
+const CHECK_KINDS: [&str; 3] = ["ready", "rejected", "failed"];
+const CHILD_KINDS: [&str; 5] = ["spawn", "crashed", "out_of_memory", "no_progress", "protocol"];
+
+/// Makes every series exist, at zero, before anything happens: what is absent cannot alarm.
+pub fn announce() {
+    let counters = [&LEASES, &RETRIES, &LOST, &REAPED, &COMMITS, &REFUSED, &FLAGGED, &CHILD_STARTS];
+    counters.into_iter().chain([&VERDICTS, &FORWARDS, &BACKWARDS, &ROWS]).for_each(|c| c.inc_by(0));
+    [&BUSY, &CHILDREN, &BATCH].into_iter().for_each(|g| g.add(0));
+    for histogram in [&SHARD_SECONDS, &FIRST_RESULT] {
+        LazyLock::force(histogram);
+    }
+    let families = [(&FAILURES, &FAILURE_KINDS[..]), (&CHECKS, &CHECK_KINDS), (&CHILD_FAILURES, &CHILD_KINDS)];
+    for (family, kinds) in families {
+        kinds.iter().for_each(|kind| family.with_label_values(&[kind]).inc_by(0));
+    }
+    FINDINGS.with_label_values(&["other"]).inc_by(0);
+    gpu::register();
+}
+
+pub fn shard_failed(failure: &Failure) {
+    let kind = match failure {
+        Failure::Transient { .. } => FAILURE_KINDS[0],
+        Failure::Permanent { .. } => FAILURE_KINDS[1],
+        Failure::OutOfMemory { .. } => FAILURE_KINDS[2],
+    };
+    FAILURES.with_label_values(&[kind]).inc();
+}
+
+/// Counts the ends of children that were not asked to end. A model's fault is not the child's.
+pub fn child_failed(error: &ChildError) {
+    let kind = match error {
+        ChildError::Spawn(_) => CHILD_KINDS[0],
+        ChildError::Crashed { .. } => CHILD_KINDS[1],
+        ChildError::OutOfMemory(_) => CHILD_KINDS[2],
+        ChildError::NoProgress(_) => CHILD_KINDS[3],
+        ChildError::Garbage(_) => CHILD_KINDS[4],
+        ChildError::Failed { .. } | ChildError::Rejected { .. } => return,
+    };
+    CHILD_FAILURES.with_label_values(&[kind]).inc();
+}
+
+pub fn committed(result: &ShardResult, committed: Committed) {
+    COMMITS.inc();
+    SHARD_SECONDS.observe(result.seconds);
+    FLAGGED.inc_by(u64::from(!result.findings.is_empty()));
+    result.findings.iter().for_each(|f| finding(&f.code));
+    if let Some(seconds) = committed.first_result_after {
+        FIRST_RESULT.observe(seconds);
+    }
+}
+
+/// Codes come from a child that is not trusted: after this many different ones, the rest share a label.
+const MOST_CODES: usize = 64;
+
+/// Counts a finding under its code, if that looks like one.
+fn finding(code: &str) {
+    static KNOWN: Mutex<Option<HashSet<String>>> = Mutex::new(None);
+    let mut known = KNOWN.lock().expect("no holder panics");
+    let known = known.get_or_insert_default();
+    let proper = code.len() <= 64 && code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    let counted = proper && (known.contains(code) || (known.len() < MOST_CODES && known.insert(code.to_owned())));
+    FINDINGS.with_label_values(&[if counted { code } else { "other" }]).inc();
+}
+
+/// Turns the running totals of one question into counters of the process.
+#[derive(Debug, Default)]
+pub struct Meter(Progress);
+
+impl Meter {
+    /// Totals that shrink add nothing.
+    pub fn heard(&mut self, now: Progress) {
+        let before = std::mem::replace(&mut self.0, now);
+        VERDICTS.inc_by(now.verdicts.saturating_sub(before.verdicts).into());
+        FORWARDS.inc_by(now.forwards.saturating_sub(before.forwards));
+        BACKWARDS.inc_by(now.backwards.saturating_sub(before.backwards));
+        ROWS.inc_by(now.rows.saturating_sub(before.rows));
+    }
+}
+
+/// Counts a worker as busy for as long as it lives.
+pub struct Busy(());
+
+impl Busy {
+    pub fn now() -> Self {
+        BUSY.inc();
+        Self(())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        BUSY.dec();
+    }
+}

@@ -52,7 +52,7 @@ async fn metrics_count_requests_by_route_and_read_the_queue_from_the_database() 
     bench.evaluation(model, json!({})).await;
     bench.json(&format!("/v1/models/{model}")).await;
     let request = axum::http::Request::get("/metrics").body(axum::body::Body::empty()).unwrap();
-    let response = http::metrics_router(bench.pool.clone()).oneshot(request).await.unwrap();
+    let response = http::metrics_router(bench.pool.clone(), bench.artifacts.clone()).oneshot(request).await.unwrap();
     let text = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
     let text = std::str::from_utf8(&text).unwrap();
     assert!(
@@ -63,7 +63,11 @@ async fn metrics_count_requests_by_route_and_read_the_queue_from_the_database() 
         "gauntlet_shards{state=\"queued\"} 4",
         "gauntlet_evaluations{state=\"queued\"} 1",
         "gauntlet_models{state=\"ready\"} 1",
-        "gauntlet_workers_live 0",
+        "gauntlet_queue_runnable_shards 4",
+        "gauntlet_queue_waiting_evaluations{reason=\"no_worker\"} 1",
+        "gauntlet_queue_waiting_evaluations{reason=\"queue\"} 0",
+        "gauntlet_workers{device=\"cuda\",state=\"accepting\"} 0",
+        "gauntlet_database_up 1",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }

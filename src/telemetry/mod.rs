@@ -1,0 +1,6 @@
+//! What a process tells its operators.
+
+pub mod exposition;
+pub mod gpu;
+pub mod logs;
+pub mod trace;
