@@ -38,6 +38,12 @@ pub struct Settings {
     pub lease_seconds: u64,
     /// An evaluator silent for this long is hung.
     pub no_progress_seconds: u64,
+    /// Longest time for one shard or one model's check, however lively the evaluator is.
+    pub wall_seconds: u64,
+    /// `required`: models run inside a sandbox or not at all. `off`: they can do what the worker can.
+    pub sandbox: SandboxChoice,
+    /// Most memory of an evaluator on a CPU; unset: three quarters of the machine's, shared among the workers of `up`.
+    pub evaluator_memory_bytes: Option<u64>,
     /// How often an idle worker looks for work.
     pub poll_milliseconds: u64,
     /// Largest model accepted.
@@ -48,6 +54,13 @@ pub struct Settings {
     pub database_connections: u32,
     /// `human` or `json`.
     pub log: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SandboxChoice {
+    Required,
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +85,9 @@ impl Default for Settings {
             evaluator: None,
             lease_seconds: 30,
             no_progress_seconds: 600,
+            wall_seconds: 4 * 3600,
+            sandbox: SandboxChoice::Required,
+            evaluator_memory_bytes: None,
             poll_milliseconds: 1000,
             max_model_bytes: 20 << 30,
             max_witness_bytes: 2 << 30,
@@ -109,6 +125,16 @@ impl Settings {
 
     pub fn artifacts_dir(&self) -> PathBuf {
         self.artifacts.clone().unwrap_or_else(|| self.data_dir.join("artifacts"))
+    }
+
+    /// Memory of one evaluator when `sharing` of them run side by side.
+    pub fn memory_for(&self, sharing: u32) -> Option<u64> {
+        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let total = text
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+        let share = |kib: u64| kib * 1024 / 4 * 3 / u64::from(sharing.max(1));
+        self.evaluator_memory_bytes.or(total.map(share))
     }
 
     /// CPU threads of one evaluator when `sharing` of them run side by side.

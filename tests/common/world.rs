@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::postgres::{Guard, fresh_database};
 
 /// How long anything may take before a test gives up on it.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct World {
     pub pool: PgPool,
@@ -84,6 +84,11 @@ impl World {
 
     /// Starts a `gauntlet worker` process with short leases.
     pub fn worker(&self) -> Worker {
+        self.worker_with(&[])
+    }
+
+    /// The same with more settings.
+    pub fn worker_with(&self, variables: &[(&str, &str)]) -> Worker {
         let child = Command::new(env!("CARGO_BIN_EXE_gauntlet"))
             .args(["worker", "--data-dir"])
             .arg(self.data.path())
@@ -93,6 +98,7 @@ impl World {
             .env("GAUNTLET_THREADS", "1")
             .env("GAUNTLET_DEVICE", "cpu")
             .env("GAUNTLET_LOG_LEVEL", "error")
+            .envs(variables.iter().copied())
             .current_dir(self.data.path())
             .stdout(Stdio::null())
             .spawn()
