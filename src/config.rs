@@ -9,6 +9,7 @@ use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::Device;
+use crate::store::Quotas;
 
 /// Every setting, with its default in [`Settings::default`]. README's table documents the same names.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,6 +51,10 @@ pub struct Settings {
     pub max_model_bytes: u64,
     /// Largest estimate of stored witnesses accepted for one evaluation.
     pub max_witness_bytes: u64,
+    /// Requests a minute of one owner; 0: no limit.
+    pub rate_per_minute: u32,
+    /// What one owner may use.
+    pub quotas: Quotas,
     /// Database connections of the server.
     pub database_connections: u32,
     /// `human` or `json`.
@@ -91,6 +96,8 @@ impl Default for Settings {
             poll_milliseconds: 1000,
             max_model_bytes: 20 << 30,
             max_witness_bytes: 2 << 30,
+            rate_per_minute: 600,
+            quotas: Quotas::default(),
             database_connections: 16,
             log: LogFormat::Human,
         }
@@ -115,7 +122,8 @@ impl Settings {
             None => defaults.merge(Toml::file("gauntlet.toml")),
         };
         let database = Env::raw().only(&["DATABASE_URL"]);
-        let settings = with_file.merge(database).merge(Env::prefixed("GAUNTLET_").ignore(&[
+        let settings = with_file.merge(database).merge(Env::prefixed("GAUNTLET_").split("__").ignore(&[
+            "KEY",
             "LOG_LEVEL",
             "SERVER",
             "TEST_DATABASE_URL",

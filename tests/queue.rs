@@ -127,7 +127,7 @@ async fn cancelling_reaches_running_work_by_heartbeat_and_dead_work_by_the_reape
     let evaluation = bench.evaluation(model, json!({})).await;
     let (alive, dead) = (bench.claim().await.unwrap(), bench.claim().await.unwrap());
     assert_eq!(alive.lease.heartbeat(&bench.pool, 3).await.unwrap(), Order::Continue);
-    queue::cancel(&bench.pool, evaluation).await.unwrap();
+    queue::cancel(&bench.pool, None, evaluation).await.unwrap();
     assert_eq!(alive.lease.heartbeat(&bench.pool, 4).await.unwrap(), Order::Stop);
     assert!(bench.claim().await.is_none());
     alive.lease.release(&bench.pool).await.unwrap();

@@ -151,7 +151,7 @@ async fn a_model_that_hangs_hoards_or_babbles_is_stopped_and_others_go_on() {
     assert_eq!(evaluation.state, State::Succeeded, "{:?}", evaluation.outcome);
     let provenance = report::table(&world.pool, &evaluation).await.unwrap().provenance;
     assert!(provenance["sandbox"]["enforced"]["landlock_abi"].as_u64() >= Some(2), "{provenance}");
-    let decent = models::get(&world.pool, decent.id).await.unwrap().unwrap();
+    let decent = models::get(&world.pool, None, decent.id).await.unwrap().unwrap();
     assert_eq!(decent.rejection, None);
 }
 

@@ -227,7 +227,7 @@ async fn cancelling_kills_the_evaluator_within_five_seconds() {
         child = worker.children().first().copied();
     }
     let child = child.expect("a child runs the shard");
-    assert_eq!(queue::cancel(&world.pool, id).await.unwrap(), queue::Cancellation::Accepted);
+    assert_eq!(queue::cancel(&world.pool, None, id).await.unwrap(), queue::Cancellation::Accepted);
     let asked = Instant::now();
     // A zombie runs no more; its parent may take a moment to bury it.
     let state = || {

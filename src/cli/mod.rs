@@ -6,6 +6,7 @@ mod context;
 mod dataset;
 mod demo;
 mod follow;
+mod key;
 mod run;
 mod show;
 mod submit;
@@ -45,6 +46,9 @@ enum Command {
     /// Import and manage datasets.
     #[command(subcommand)]
     Dataset(dataset::DatasetCommand),
+    /// Make, list, replace and revoke access keys.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Submit a model to a server and evaluate it.
     Submit(Box<submit::SubmitArguments>),
     /// Show one evaluation, or the newest ones.
@@ -115,6 +119,7 @@ async fn run_async(global: Global, command: Command) -> anyhow::Result<()> {
         Command::Worker => worker::run(&settings).await,
         Command::Migrate => up::migrate(&settings).await,
         Command::Dataset(command) => dataset::run(command, context::artifacts(&settings)?.store()).await,
+        Command::Key(command) => key::run(command, &settings).await,
         Command::Submit(arguments) => submit::submit(*arguments).await,
         Command::Status(arguments) => submit::status(arguments).await,
         Command::Table(arguments) => submit::table(arguments).await,

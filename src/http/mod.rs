@@ -1,6 +1,7 @@
 //! The REST API: one file per resource, thin handlers, problem documents, OpenAPI.
 
 mod accept;
+mod access;
 pub mod compare;
 pub mod datasets;
 pub mod evaluation;
@@ -17,6 +18,7 @@ pub mod page;
 pub mod problem;
 pub mod progress;
 pub mod protocols;
+mod rate;
 mod state;
 mod table;
 mod upload;
@@ -67,16 +69,20 @@ fn slow() -> OpenApiRouter<AppState> {
         .merge(compare::router())
 }
 
-/// All routes, with `quick` ones as they come out of `limit`.
-fn routes(limit: impl FnOnce(OpenApiRouter<AppState>) -> OpenApiRouter<AppState>) -> OpenApiRouter<AppState> {
+/// All routes: the `quick` ones as they come out of `limit`, and all that have to do with anybody's objects as they come
+/// out of `guard`.
+fn routes(
+    limit: impl FnOnce(OpenApiRouter<AppState>) -> OpenApiRouter<AppState>,
+    guard: impl FnOnce(OpenApiRouter<AppState>) -> OpenApiRouter<AppState>,
+) -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::Described::openapi())
         .merge(health::router())
-        .nest("/v1", limit(quick()).merge(slow()))
+        .nest("/v1", guard(limit(quick()).merge(slow())))
 }
 
 /// The description of the API.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    let mut api = routes(|quick| quick).into_openapi();
+    let mut api = routes(|quick| quick, |all| all).into_openapi();
     openapi::complete(&mut api);
     api
 }
@@ -90,7 +96,8 @@ pub fn openapi_yaml() -> String {
 pub fn router(state: AppState) -> Router {
     let id = HeaderName::from_static(middleware::REQUEST_ID);
     let timed = from_fn_with_state(state.clone(), middleware::time_limit);
-    let (router, _) = routes(|quick| quick.layer(timed)).split_for_parts();
+    let known = from_fn_with_state(state.clone(), access::check);
+    let (router, _) = routes(|quick| quick.layer(timed), |all| all.layer(known)).split_for_parts();
     let compressible = DefaultPredicate::new()
         .and(NotForContentType::const_new(evidence::PARQUET))
         .and(NotForContentType::const_new(evidence::SAFETENSORS));

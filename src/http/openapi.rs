@@ -5,6 +5,7 @@ use axum::response::IntoResponse;
 use utoipa::OpenApi;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 
 use super::problem::{Problem, described};
 
@@ -29,12 +30,29 @@ use super::problem::{Problem, described};
 )]
 pub struct Described;
 
-/// Adds what every operation can answer.
+/// The name of the security scheme.
+const BEARER: &str = "access_key";
+
+/// Adds what every operation takes and can answer.
 pub fn complete(api: &mut utoipa::openapi::OpenApi) {
+    let scheme = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("An access key, `gauntlet_…`. On loopback, as long as no key was made, none is needed."))
+        .build();
+    api.components.get_or_insert_default().add_security_scheme(BEARER, SecurityScheme::Http(scheme));
     for (path, item) in &mut api.paths.paths {
-        let operations = [&mut item.get, &mut item.post, &mut item.delete];
+        let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete];
         for operation in operations.into_iter().flatten() {
             if path.starts_with("/v1/") {
+                operation.security =
+                    Some(vec![SecurityRequirement::new(BEARER, [] as [&str; 0]), SecurityRequirement::default()]);
+                add(operation, "401", "A usable access key is needed");
+                add(operation, "403", "The access key lacks the scope");
+                add(
+                    operation,
+                    "429",
+                    "Too many requests, or the owner is at a limit; `Retry-After` says when to try again",
+                );
                 add(operation, "500", "The server failed; the cause is in its log");
                 add(operation, "503", "A part that the server needs does not answer");
             }

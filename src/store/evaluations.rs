@@ -6,8 +6,8 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::Outcome;
 use super::models::Model;
+use super::{Outcome, QuotaError, Quotas, quota};
 use crate::dataset::{Manifest, Shape};
 use crate::protocol::plan::{self, Workload};
 use crate::protocol::report::Tally;
@@ -81,6 +81,8 @@ impl State {
 pub struct Evaluation {
     pub id: Uuid,
     pub owner: String,
+    /// Whether everybody with a key may read it.
+    pub shared: bool,
     pub model_id: Uuid,
     pub dataset: Json<Manifest>,
     pub dataset_hash: String,
@@ -118,6 +120,7 @@ pub struct NewEvaluation<'a> {
     pub seeds: &'a [i64],
     pub witnesses: WitnessPolicy,
     pub priority: i32,
+    pub quotas: &'a Quotas,
 }
 
 /// Why an evaluation was not queued.
@@ -128,10 +131,12 @@ pub enum SubmitError {
     #[error("the model was rejected")]
     Rejected(Box<Model>),
     #[error(transparent)]
+    Quota(#[from] QuotaError),
+    #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-const COLUMNS: &str = "id, owner, model_id, dataset, dataset_hash, first_image, images, protocol, conditions, seeds, witnesses, \
+const COLUMNS: &str = "id, owner, shared, model_id, dataset, dataset_hash, first_image, images, protocol, conditions, seeds, witnesses, \
      priority, state, outcome, profile, batch_limit, generation, planned, shards_total, shards_done, created_at, started_at, \
      cancel_requested_at, finished_at, version";
 
@@ -146,6 +151,7 @@ pub async fn insert(pool: &PgPool, new: &NewEvaluation<'_>) -> Result<Evaluation
     if model.state == "rejected" {
         return Err(SubmitError::Rejected(Box::new(model)));
     }
+    quota::evaluation(&mut tx, new.owner, new.quotas).await??;
     let id = Uuid::now_v7();
     sqlx::query(
         "insert into evaluations (id, owner, model_id, dataset, dataset_hash, first_image, images, protocol_name, protocol,
@@ -178,6 +184,30 @@ pub async fn get(pool: &PgPool, id: Uuid) -> Result<Option<Evaluation>, sqlx::Er
     sqlx::query_as(select("id = $1")).bind(id).fetch_optional(pool).await
 }
 
+/// Whether the owner (anybody, if `None`) may read this evaluation: it exists, and is theirs or shared.
+pub async fn readable(pool: &PgPool, owner: Option<&str>, id: Uuid) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "select exists (select 1 from evaluations where id = $1 and (shared or $2::text is null or owner = $2))",
+    )
+    .bind(id)
+    .bind(owner)
+    .fetch_one(pool)
+    .await
+}
+
+/// Shares an evaluation of this owner (of anybody, if `None`) or takes it back; `false` if there is none.
+pub async fn share(pool: &PgPool, owner: Option<&str>, id: Uuid, shared: bool) -> Result<bool, sqlx::Error> {
+    let found = sqlx::query(
+        "update evaluations set shared = $3, version = version + 1 where id = $1 and ($2::text is null or owner = $2)",
+    )
+    .bind(id)
+    .bind(owner)
+    .bind(shared)
+    .execute(pool)
+    .await?;
+    Ok(found.rows_affected() == 1)
+}
+
 /// A mark that differs whenever the evaluation's row or its progress does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
@@ -204,6 +234,8 @@ pub async fn stamps(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<(Uuid, Stamp)>, s
 /// Filters of a listing.
 #[derive(Debug, Default, Clone)]
 pub struct Filter {
+    /// Of one owner; of everybody if `None`.
+    pub owner: Option<String>,
     pub model: Option<Uuid>,
     pub state: Option<State>,
     pub protocol: Option<String>,
@@ -220,6 +252,7 @@ pub async fn list(
     sqlx::query_as(select(
         "($1::timestamptz is null or (created_at, id) < ($1, $2)) and ($3::uuid is null or model_id = $3)
          and ($4::text is null or state = $4) and ($5::text is null or protocol_name = $5)
+         and ($7::text is null or owner = $7)
          order by created_at desc, id desc limit $6",
     ))
     .bind(time)
@@ -228,6 +261,7 @@ pub async fn list(
     .bind(filter.state.map(State::name))
     .bind(&filter.protocol)
     .bind(limit)
+    .bind(&filter.owner)
     .fetch_all(pool)
     .await
 }

@@ -82,8 +82,8 @@ pub struct Standing {
     pub findings: Vec<Finding>,
 }
 
-/// The newest finished evaluation per model, dataset slice, seeds and resolved document of the protocols of this name.
-pub async fn standings(pool: &PgPool, protocol: &str) -> Result<Vec<Standing>, sqlx::Error> {
+/// Of what the owner (anybody, if `None`) may read: the newest finished evaluation per model, dataset slice, seeds and resolved document of the protocols of this name.
+pub async fn standings(pool: &PgPool, owner: Option<&str>, protocol: &str) -> Result<Vec<Standing>, sqlx::Error> {
     #[derive(sqlx::FromRow)]
     struct Finished {
         #[sqlx(flatten)]
@@ -95,10 +95,11 @@ pub async fn standings(pool: &PgPool, protocol: &str) -> Result<Vec<Standing>, s
         "select distinct on (e.model_id, e.dataset_hash, e.first_image, e.images, e.seeds, e.protocol)
              e.*, m.name as model_name, m.findings as model_findings
          from evaluations e join models m on m.id = e.model_id
-         where e.protocol_name = $1 and e.state = 'succeeded'
+         where e.protocol_name = $1 and e.state = 'succeeded' and (e.shared or $2::text is null or e.owner = $2)
          order by e.model_id, e.dataset_hash, e.first_image, e.images, e.seeds, e.protocol, e.finished_at desc",
     )
     .bind(protocol)
+    .bind(owner)
     .fetch_all(pool)
     .await?;
     let ids: Vec<Uuid> = finished.iter().map(|f| f.evaluation.id).collect();

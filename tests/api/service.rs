@@ -42,7 +42,8 @@ async fn an_unreachable_database_is_a_503_that_says_so() {
         .connect_lazy("postgres://nobody@127.0.0.1:1/nothing")
         .unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let state = AppState::new(pool, Artifacts::local(folder.path()).unwrap(), Settings::default());
+    let state =
+        AppState::new(pool, Artifacts::local(folder.path()).unwrap(), Settings { open: true, ..Settings::default() });
     let app: Router = http::router(state);
     let ask = |path: &str| {
         let request = axum::http::Request::get(path).body(axum::body::Body::empty()).unwrap();

@@ -79,6 +79,7 @@ impl Bench {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
+        let settings = Settings { open: true, ..settings };
         let state = AppState::new(pool.clone(), artifacts.clone(), settings);
         let server = Some(tokio::spawn(http::serve(listener, state, shutdown.clone())));
         Self { url, client: Client::new(), pool, artifacts, folder, shutdown, server, _database: database }

@@ -11,7 +11,7 @@ use gauntlet::protocol::{Format, ModelSpec, Protocol};
 use gauntlet::store::evaluations::{self, Evaluation, NewEvaluation, WitnessPolicy};
 use gauntlet::store::evidence::{self, VerdictRow};
 use gauntlet::store::models::{self, Model, NewModel};
-use gauntlet::store::{Artifacts, LOCAL_OWNER, pool, shards};
+use gauntlet::store::{Artifacts, LOCAL_OWNER, Quotas, pool, shards};
 use sqlx::PgPool;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -59,7 +59,13 @@ impl World {
         let bytes = std::fs::read(path).unwrap();
         let stream = futures::stream::iter([Ok::<_, std::io::Error>(bytes.into())]);
         let upload = self.artifacts.upload(stream, u64::MAX).await.unwrap();
-        let new = NewModel { owner: LOCAL_OWNER, name: "test model", identity: &Uuid::new_v4().to_string(), spec };
+        let new = NewModel {
+            owner: LOCAL_OWNER,
+            name: "test model",
+            identity: &Uuid::new_v4().to_string(),
+            spec,
+            quotas: &Quotas::NONE,
+        };
         models::insert(&self.pool, &self.artifacts, &upload, &new).await.unwrap().0
     }
 
@@ -78,6 +84,7 @@ impl World {
             seeds,
             witnesses: WitnessPolicy::Sample(8),
             priority: 0,
+            quotas: &Quotas::NONE,
         };
         evaluations::insert(&self.pool, &new).await.unwrap().id
     }
@@ -137,7 +144,7 @@ impl World {
     pub async fn until_checked(&self, id: Uuid) -> Model {
         let start = Instant::now();
         loop {
-            let model = models::get(&self.pool, id).await.unwrap().unwrap();
+            let model = models::get(&self.pool, None, id).await.unwrap().unwrap();
             if model.state != "checking" {
                 return model;
             }
