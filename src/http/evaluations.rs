@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -16,6 +17,7 @@ use uuid::Uuid;
 use super::access::Caller;
 use super::evaluation::{self, EvaluationSummary, EvaluationView};
 use super::extract::{Json, Query};
+use super::idempotency::Reserved;
 use super::page::{self, Page};
 use super::problem::*;
 use super::state::AppState;
@@ -97,6 +99,7 @@ pub fn router() -> OpenApiRouter<AppState> {
 async fn submit_evaluation(
     State(state): State<AppState>,
     caller: Caller,
+    reserved: Option<Extension<Reserved>>,
     Json(request): Json<EvaluationRequest>,
 ) -> Result<Response, Problem> {
     check_numbers(&request)?;
@@ -111,6 +114,7 @@ async fn submit_evaluation(
     let preset = dataset.preset.map(|p| p.to_string());
     let conditions = protocol.conditions(preset.as_deref()).map_err(at_fault)?;
     let new = NewEvaluation {
+        id: reserved.map_or_else(Uuid::now_v7, |Extension(Reserved(id))| id),
         owner: &caller.owner,
         model: model.id,
         dataset: &dataset,

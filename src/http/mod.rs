@@ -9,6 +9,7 @@ pub mod evaluations;
 pub mod evidence;
 mod extract;
 pub mod health;
+mod idempotency;
 pub mod leaderboard;
 mod metrics;
 mod middleware;
@@ -42,6 +43,8 @@ use tower_http::trace::TraceLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
+
+use crate::store::Artifacts;
 
 pub use metrics::metrics_router;
 pub use problem::{Code, Problem};
@@ -97,7 +100,8 @@ pub fn router(state: AppState) -> Router {
     let id = HeaderName::from_static(middleware::REQUEST_ID);
     let timed = from_fn_with_state(state.clone(), middleware::time_limit);
     let known = from_fn_with_state(state.clone(), access::check);
-    let (router, _) = routes(|quick| quick.layer(timed), |all| all.layer(known)).split_for_parts();
+    let once = from_fn_with_state(state.clone(), idempotency::layer);
+    let (router, _) = routes(|quick| quick.layer(once).layer(timed), |all| all.layer(known)).split_for_parts();
     let compressible = DefaultPredicate::new()
         .and(NotForContentType::const_new(evidence::PARQUET))
         .and(NotForContentType::const_new(evidence::SAFETENSORS));
@@ -122,12 +126,31 @@ pub fn router(state: AppState) -> Router {
 pub async fn serve(listener: TcpListener, mut state: AppState, shutdown: CancellationToken) -> std::io::Result<()> {
     state.shutdown = shutdown.clone();
     let drain: Duration = state.settings.drain_timeout;
+    tokio::spawn(sweep(state.artifacts.clone(), shutdown.clone()));
     let server = axum::serve(listener, router(state)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::select! {
         ended = server => ended,
         () = async { shutdown.cancelled().await; tokio::time::sleep(drain).await } => {
             tracing::warn!("requests were still in flight {drain:?} after shutdown began");
             Ok(())
+        }
+    }
+}
+
+/// An upload that has not grown for this long was interrupted with its server.
+const STALE: Duration = Duration::from_secs(24 * 3600);
+
+/// Cleans up after uploads that were interrupted, now and every hour.
+async fn sweep(artifacts: Artifacts, shutdown: CancellationToken) {
+    loop {
+        match artifacts.sweep_uploads(STALE).await {
+            Ok(0) => {}
+            Ok(swept) => tracing::info!(swept, "interrupted uploads were deleted"),
+            Err(error) => tracing::warn!(%error, "interrupted uploads could not be deleted"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(3600)) => {}
+            () = shutdown.cancelled() => return,
         }
     }
 }

@@ -12,10 +12,11 @@ use uuid::Uuid;
 
 use super::access::Caller;
 use super::extract::{Json, Path, Query};
+use super::idempotency;
 use super::page::{self, Page};
 use super::problem::*;
 use super::state::AppState;
-use super::upload;
+use super::upload::{self, ModelForm};
 use crate::protocol::{Finding, ModelSpec};
 use crate::store::StoreError;
 use crate::store::models::{self, Deletion, Model, NewModel, ProbeReport, Rejection};
@@ -113,6 +114,7 @@ pub fn uploads() -> OpenApiRouter<AppState> {
         (status = 200, description = "It was there already", body = ModelView, headers(("Location" = String))),
         BadRequest, PayloadTooLarge, WrongMediaType, Unprocessable))]
 async fn submit_model(State(state): State<AppState>, caller: Caller, request: Request) -> Result<Response, Problem> {
+    let key = idempotency::key(request.headers())?;
     let form = Multipart::from_request(request, &state).await.map_err(|e| match e.status() {
         StatusCode::BAD_REQUEST => {
             Problem::new(Code::UnsupportedMediaType, "send multipart/form-data with the parts spec, file and name")
@@ -120,19 +122,34 @@ async fn submit_model(State(state): State<AppState>, caller: Caller, request: Re
         _ => Problem::new(Code::BadMultipart, e.body_text()),
     })?;
     // A task of its own: a client that goes away does not cut the work off between two steps.
-    let (model, new) = tokio::spawn(store(state, caller, form)).await.map_err(Problem::internal)??;
-    let location = [(header::LOCATION, format!("/v1/models/{}", model.id))];
-    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, location, Json(ModelView::of(model)?)).into_response())
+    tokio::spawn(submit(state, caller, key, form)).await.map_err(Problem::internal)?
 }
 
-async fn store(state: AppState, caller: Caller, form: Multipart) -> Result<(Model, bool), Problem> {
+async fn submit(state: AppState, caller: Caller, key: Option<String>, form: Multipart) -> Result<Response, Problem> {
     let form = upload::read(form, &state.artifacts, state.settings.max_model_bytes).await?;
+    let Some(key) = key else { return store(state, caller, form).await };
+    let (upload, artifacts) = (form.upload.clone(), state.artifacts.clone());
+    let identity = models::identity(&upload.sha256, &form.spec);
+    // The bytes of a form differ with every attempt; its content does not.
+    let name = form.name.clone().unwrap_or_default();
+    let print = idempotency::fingerprint(&[b"/v1/models", identity.as_bytes(), name.as_bytes()]);
+    let (again, owner) = (state.clone(), caller.clone());
+    let work = move |_: &_| async move { store(again, owner, form).await.into_response() };
+    let response = idempotency::once(state, &caller, &key, &print, work).await;
+    // If the request was answered before, nobody has taken the upload away.
+    artifacts.discard(&upload).await.ok();
+    Ok(response)
+}
+
+async fn store(state: AppState, caller: Caller, form: ModelForm) -> Result<Response, Problem> {
     let identity = models::identity(&form.upload.sha256, &form.spec);
     let name = form.name.unwrap_or_else(|| identity[..12].to_owned());
     let quotas = state.quotas(&caller);
     let new = NewModel { owner: &caller.owner, name: &name, identity: &identity, spec: &form.spec, quotas };
-    Ok(models::insert(&state.pool, &state.artifacts, &form.upload, &new).await?)
+    let (model, new) = models::insert(&state.pool, &state.artifacts, &form.upload, &new).await?;
+    let location = [(header::LOCATION, format!("/v1/models/{}", model.id))];
+    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, location, Json(ModelView::of(model)?)).into_response())
 }
 
 impl From<StoreError> for Problem {

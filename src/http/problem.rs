@@ -49,6 +49,7 @@ codes! {
     BadMultipart "bad_multipart" BAD_REQUEST "The body is not a readable multipart form";
     BadQuery "bad_query" BAD_REQUEST "A query parameter is missing, unknown or malformed";
     BadPath "bad_path" BAD_REQUEST "A path parameter is malformed";
+    BadIdempotencyKey "bad_idempotency_key" BAD_REQUEST "The Idempotency-Key is malformed";
     BadCursor "bad_cursor" BAD_REQUEST "The cursor is not one that this server gave out";
     Unauthorized "unauthorized" UNAUTHORIZED "A usable access key is needed";
     Forbidden "forbidden" FORBIDDEN "The access key does not cover this";
@@ -63,9 +64,11 @@ codes! {
     ModelInUse "model_in_use" CONFLICT "Unfinished evaluations need the model";
     ModelRejected "model_rejected" CONFLICT "The model cannot be evaluated";
     ProtocolTaken "protocol_taken" CONFLICT "Another protocol has this name and version";
+    InProgress "in_progress" CONFLICT "The same request is being carried out";
     AlreadyEnded "already_ended" CONFLICT "The evaluation has already ended";
     TooLarge "too_large" PAYLOAD_TOO_LARGE "The body is larger than the limit";
     UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body has the wrong content type";
+    IdempotencyMismatch "idempotency_mismatch" UNPROCESSABLE_ENTITY "The Idempotency-Key belongs to another request";
     InvalidField "invalid_field" UNPROCESSABLE_ENTITY "A field is missing, unknown or has an unusable value";
     InvalidSpec "invalid_spec" UNPROCESSABLE_ENTITY "The spec cannot describe a classifier";
     InvalidProtocol "invalid_protocol" UNPROCESSABLE_ENTITY "The protocol document is invalid";

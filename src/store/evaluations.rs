@@ -110,6 +110,8 @@ pub struct Evaluation {
 
 /// An evaluation to be queued.
 pub struct NewEvaluation<'a> {
+    /// Submitting the same id again changes nothing.
+    pub id: Uuid,
     pub owner: &'a str,
     pub model: Uuid,
     pub dataset: &'a Manifest,
@@ -146,17 +148,21 @@ fn select(rest: &str) -> sqlx::AssertSqlSafe<String> {
 
 /// Queues an evaluation; its shards are cut at once if the model is ready, else when it becomes so.
 pub async fn insert(pool: &PgPool, new: &NewEvaluation<'_>) -> Result<Evaluation, SubmitError> {
+    if let Some(there) = get(pool, new.id).await? {
+        return Ok(there);
+    }
     let mut tx = pool.begin().await?;
     let model = super::models::lock(&mut tx, new.model).await?.ok_or(SubmitError::NoModel)?;
     if model.state == "rejected" {
         return Err(SubmitError::Rejected(Box::new(model)));
     }
     quota::evaluation(&mut tx, new.owner, new.quotas).await??;
-    let id = Uuid::now_v7();
-    sqlx::query(
+    let id = new.id;
+    let inserted = sqlx::query(
         "insert into evaluations (id, owner, model_id, dataset, dataset_hash, first_image, images, protocol_name, protocol,
                                   conditions, seeds, witnesses, priority)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+         on conflict (id) do nothing",
     )
     .bind(id)
     .bind(new.owner)
@@ -173,6 +179,9 @@ pub async fn insert(pool: &PgPool, new: &NewEvaluation<'_>) -> Result<Evaluation
     .bind(new.priority)
     .execute(&mut *tx)
     .await?;
+    if inserted.rows_affected() == 0 {
+        return Ok(get(pool, id).await?.ok_or(sqlx::Error::RowNotFound)?);
+    }
     if model.state == "ready" {
         plan_one(&mut tx, id, &model).await?;
     }

@@ -74,6 +74,7 @@ impl World {
         let preset = dataset.preset.map(|p| p.to_string());
         let conditions = protocol.conditions(preset.as_deref()).unwrap();
         let new = NewEvaluation {
+            id: Uuid::now_v7(),
             owner: LOCAL_OWNER,
             model,
             dataset: &dataset,
