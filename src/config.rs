@@ -9,6 +9,7 @@ use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::Device;
+use crate::store::Quotas;
 
 /// Every setting, with its default in [`Settings::default`]. README's table documents the same names.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -40,18 +41,35 @@ pub struct Settings {
     pub lease_seconds: u64,
     /// An evaluator silent for this long is hung.
     pub no_progress_seconds: u64,
+    /// Longest time for one shard or one model's check, however lively the evaluator is.
+    pub wall_seconds: u64,
+    /// `required`: models run inside a sandbox or not at all. `off`: they can do what the worker can.
+    pub sandbox: SandboxChoice,
+    /// Most memory of an evaluator on a CPU; unset: three quarters of the machine's, shared among the workers of `up`.
+    pub evaluator_memory_bytes: Option<u64>,
     /// How often an idle worker looks for work.
     pub poll_milliseconds: u64,
     /// Largest model accepted.
     pub max_model_bytes: u64,
     /// Largest estimate of stored witnesses accepted for one evaluation.
     pub max_witness_bytes: u64,
+    /// Requests a minute of one owner; 0: no limit.
+    pub rate_per_minute: u32,
+    /// What one owner may use.
+    pub quotas: Quotas,
     /// Database connections of the server.
     pub database_connections: u32,
     /// `human` or `json`.
     pub log: LogFormat,
     /// Base URL of an OTLP/HTTP collector that traces go to; unset: none.
     pub otlp_endpoint: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SandboxChoice {
+    Required,
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,9 +95,14 @@ impl Default for Settings {
             evaluator: None,
             lease_seconds: 30,
             no_progress_seconds: 600,
+            wall_seconds: 4 * 3600,
+            sandbox: SandboxChoice::Required,
+            evaluator_memory_bytes: None,
             poll_milliseconds: 1000,
             max_model_bytes: 20 << 30,
             max_witness_bytes: 2 << 30,
+            rate_per_minute: 600,
+            quotas: Quotas::default(),
             database_connections: 16,
             log: LogFormat::Human,
             otlp_endpoint: None,
@@ -105,7 +128,8 @@ impl Settings {
             None => defaults.merge(Toml::file("gauntlet.toml")),
         };
         let database = Env::raw().only(&["DATABASE_URL"]);
-        let settings = with_file.merge(database).merge(Env::prefixed("GAUNTLET_").ignore(&[
+        let settings = with_file.merge(database).merge(Env::prefixed("GAUNTLET_").split("__").ignore(&[
+            "KEY",
             "LOG_LEVEL",
             "SERVER",
             "TEST_DATABASE_URL",
@@ -115,6 +139,16 @@ impl Settings {
 
     pub fn artifacts_dir(&self) -> PathBuf {
         self.artifacts.clone().unwrap_or_else(|| self.data_dir.join("artifacts"))
+    }
+
+    /// Memory of one evaluator when `sharing` of them run side by side.
+    pub fn memory_for(&self, sharing: u32) -> Option<u64> {
+        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let total = text
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+        let share = |kib: u64| kib * 1024 / 4 * 3 / u64::from(sharing.max(1));
+        self.evaluator_memory_bytes.or(total.map(share))
     }
 
     /// CPU threads of one evaluator when `sharing` of them run side by side.

@@ -10,10 +10,14 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uuid::Uuid;
 
-use crate::protocol::{Condition, Device, Finding, ModelSpec, NumericProfile, Platform, Verdict, VerdictRule};
+use crate::protocol::{Condition, Device, Finding, ModelSpec, NumericProfile, Platform, Sandbox, Verdict, VerdictRule};
 
 /// The descriptor the child finds its socket on.
 pub const SOCKET_FD: std::os::fd::RawFd = 3;
+/// The descriptor the child finds its model's file on, open for reading. The folder it lies in may be closed to the child.
+pub const MODEL_FD: std::os::fd::RawFd = 4;
+/// The code of a child that could not enter its sandbox.
+pub const SANDBOX_UNAVAILABLE: &str = "sandbox_unavailable";
 /// Longest JSON header: the verdicts of the largest shard fit several times.
 pub const MAX_HEADER: u32 = 64 << 20;
 /// Longest payload: the pixels of the largest shard, or its witnesses as float32 for every condition.
@@ -31,11 +35,10 @@ pub struct Call {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum Request {
-    /// Get libtorch ready. Answer: [`Reply::Started`].
-    Start { device: Device, threads: u32 },
-    /// Load a model and settle the numeric profile. Answer: [`Reply::Loaded`] or [`Reply::Rejected`].
+    /// Enter the sandbox, unless there is to be none, and get libtorch ready. Answer: [`Reply::Started`].
+    Start { device: Device, threads: u32, confinement: Option<Confinement> },
+    /// Load the model and settle the numeric profile. Answer: [`Reply::Loaded`] or [`Reply::Rejected`].
     Load {
-        path: String,
         spec: ModelSpec,
         /// The profile that earlier shards fixed; must be honoured exactly.
         profile: Option<NumericProfile>,
@@ -50,6 +53,13 @@ pub enum Request {
     /// Examine witnesses. Payload: uint8 clean images, then float32 witnesses, both [n, c, h, w].
     /// Answer: [`Reply::Examined`].
     Examine { labels: Vec<u32>, rule: VerdictRule, seed: i64 },
+}
+
+/// Bounds of the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// Most private memory, where a limit on it can be set (on a CPU).
+    pub memory_bytes: Option<u64>,
 }
 
 /// How many images a new profile may put into a kernel launch.
@@ -89,6 +99,7 @@ pub struct Answer {
 pub enum Reply {
     Started {
         platform: Platform,
+        sandbox: Sandbox,
     },
     Loaded {
         profile: NumericProfile,
@@ -265,8 +276,12 @@ mod tests {
             stochastic: false,
         };
         vec![
-            Request::Start { device: Device::Cpu, threads: 2 },
-            Request::Load { path: "/models/ab".into(), spec, profile: None, batch: BatchWish::AtMost(64) },
+            Request::Start {
+                device: Device::Cpu,
+                threads: 2,
+                confinement: Some(Confinement { memory_bytes: Some(1 << 30) }),
+            },
+            Request::Load { spec, profile: None, batch: BatchWish::AtMost(64) },
             Request::Probe,
             Request::Shard(ShardRequest {
                 conditions: conditions[1..2].to_vec(),

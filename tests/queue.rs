@@ -127,7 +127,7 @@ async fn cancelling_reaches_running_work_by_heartbeat_and_dead_work_by_the_reape
     let evaluation = bench.evaluation(model, json!({})).await;
     let (alive, dead) = (bench.claim().await.unwrap(), bench.claim().await.unwrap());
     assert_eq!(alive.lease.heartbeat(&bench.pool, 3).await.unwrap(), Order::Continue);
-    queue::cancel(&bench.pool, evaluation).await.unwrap();
+    queue::cancel(&bench.pool, None, evaluation).await.unwrap();
     assert_eq!(alive.lease.heartbeat(&bench.pool, 4).await.unwrap(), Order::Stop);
     assert!(bench.claim().await.is_none());
     alive.lease.release(&bench.pool).await.unwrap();
@@ -176,7 +176,7 @@ async fn out_of_memory_in_a_stopped_evaluation_spares_its_results() {
     let first = bench.claim().await.unwrap();
     bench.finish(first, &ALL_ROBUST).await;
     let full = bench.claim().await.unwrap();
-    queue::cancel(&bench.pool, evaluation).await.unwrap();
+    queue::cancel(&bench.pool, None, evaluation).await.unwrap();
     let before = evaluations::tallies(&bench.pool, evaluation).await.unwrap();
     assert!(!before.is_empty());
     let failure = Failure::OutOfMemory { batch: 32, detail: "CUDA out of memory".into() };
@@ -317,7 +317,7 @@ async fn the_depth_of_the_queue_counts_the_reasons_that_owners_are_given() {
     assert_eq!((depth.queued, depth.runnable, depth.running), (0, 0, 0));
     bench.announce_worker().await;
     agree().await;
-    queue::cancel(&bench.pool, early).await.unwrap();
+    queue::cancel(&bench.pool, None, early).await.unwrap();
     let model = checked(&bench, "m").await;
     for _ in 0..3 {
         small(&bench, model).await;

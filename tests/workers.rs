@@ -236,7 +236,7 @@ async fn cancelling_kills_the_evaluator_within_five_seconds() {
         child = worker.children().first().copied();
     }
     let child = child.expect("a child runs the shard");
-    assert_eq!(queue::cancel(&world.pool, id).await.unwrap(), queue::Cancellation::Accepted);
+    assert_eq!(queue::cancel(&world.pool, None, id).await.unwrap(), queue::Cancellation::Accepted);
     let asked = Instant::now();
     // A zombie runs no more; its parent may take a moment to bury it.
     let state = || {
@@ -324,8 +324,15 @@ async fn impostor(world: &World, script: &str, no_progress: Duration) -> ChildEr
     let path = world.data.path().join("impostor");
     std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let options = ChildOptions { binary: path, device: Device::Cpu, threads: 1, no_progress };
-    Child::start(&options).await.err().expect("an impostor does not start")
+    let options = ChildOptions {
+        binary: path,
+        device: Device::Cpu,
+        threads: 1,
+        confinement: None,
+        no_progress,
+        wall: Duration::MAX,
+    };
+    Child::start(&options, None).await.err().expect("an impostor does not start")
 }
 
 #[tokio::test]
@@ -341,7 +348,13 @@ async fn crash_hang_garbage_and_absence_have_different_names() {
     assert_eq!(hang.code(), "no_progress");
     let garbage = impostor(&world, "head -c 4096 /dev/zero | tr '\\0' 'x' >&3; exec sleep 600", patient).await;
     assert_eq!(garbage.code(), "protocol_violation");
-    let absent =
-        ChildOptions { binary: "/does/not/exist".into(), device: Device::Cpu, threads: 1, no_progress: patient };
-    assert_eq!(Child::start(&absent).await.err().unwrap().code(), "evaluator_not_started");
+    let absent = ChildOptions {
+        binary: "/does/not/exist".into(),
+        device: Device::Cpu,
+        threads: 1,
+        confinement: None,
+        no_progress: patient,
+        wall: Duration::MAX,
+    };
+    assert_eq!(Child::start(&absent, None).await.err().unwrap().code(), "evaluator_not_started");
 }

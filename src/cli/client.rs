@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::multipart::{Form, Part};
 use reqwest::{Method, RequestBuilder, Response};
 use serde::Serialize;
@@ -25,6 +26,27 @@ pub struct Server {
     /// Address of the server.
     #[arg(long, env = "GAUNTLET_SERVER", value_name = "URL", default_value = "http://127.0.0.1:8080")]
     server: String,
+    /// Access key, where the server asks for one.
+    #[arg(long, env = "GAUNTLET_KEY", value_name = "KEY", hide_env_values = true)]
+    key: Option<Key>,
+}
+
+/// An access key on the command line; not to be seen in debug output.
+#[derive(Clone)]
+struct Key(String);
+
+impl std::str::FromStr for Key {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(…)")
+    }
 }
 
 /// A server's API.
@@ -39,13 +61,20 @@ const WAIT: Duration = Duration::from_secs(30);
 
 impl Server {
     pub fn client(&self) -> anyhow::Result<Client> {
-        Client::new(&self.server)
+        Client::new(&self.server, self.key.as_ref().map(|key| key.0.as_str()))
     }
 }
 
 impl Client {
-    pub fn new(base: &str) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(10)).build()?;
+    pub fn new(base: &str, key: Option<&str>) -> anyhow::Result<Self> {
+        let mut headers = HeaderMap::new();
+        if let Some(key) = key {
+            let mut value = HeaderValue::try_from(format!("Bearer {key}")).context("the access key is not one")?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        let http =
+            reqwest::Client::builder().default_headers(headers).connect_timeout(Duration::from_secs(10)).build()?;
         Ok(Self { http, base: base.trim_end_matches('/').to_owned() })
     }
 

@@ -7,11 +7,12 @@ use anyhow::Context as _;
 use clap::Args;
 use sqlx::PgPool;
 
-use crate::config::Settings;
+use crate::config::{SandboxChoice, Settings};
 use crate::postgres::Cluster;
 use crate::protocol::Device;
 use crate::store::{Artifacts, pool};
 use crate::telemetry::logs::{self, Telemetry};
+use crate::wire::Confinement;
 use crate::worker::{ChildOptions, WorkerOptions};
 
 /// Flags that every command takes.
@@ -74,7 +75,12 @@ pub fn child_options(settings: &Settings, sharing: u32) -> anyhow::Result<ChildO
         binary,
         device: settings.device.unwrap_or_else(found_device),
         threads: settings.threads_for(sharing),
+        confinement: match settings.sandbox {
+            SandboxChoice::Required => Some(Confinement { memory_bytes: settings.memory_for(sharing) }),
+            SandboxChoice::Off => None,
+        },
         no_progress: Duration::from_secs(settings.no_progress_seconds),
+        wall: Duration::from_secs(settings.wall_seconds.max(1)),
     })
 }
 

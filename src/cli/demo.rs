@@ -38,7 +38,7 @@ pub async fn run(arguments: DemoArguments, settings: &Settings) -> anyhow::Resul
     step("Starting the server: embedded database, API, one worker");
     let server = Running::start(settings, settings.workers.max(1)).await?;
     let address = format!("http://{}", server.address);
-    let outcome = show_off(&Client::new(&address)?, settings).await;
+    let outcome = show_off(&Client::new(&address, None)?, settings).await;
     if arguments.exit || outcome.is_err() {
         server.stop().await?;
         return outcome;

@@ -8,6 +8,7 @@ mod demo;
 mod follow;
 mod hash;
 mod health;
+mod key;
 mod run;
 mod show;
 mod submit;
@@ -52,6 +53,9 @@ enum Command {
     /// Import and manage datasets.
     #[command(subcommand)]
     Dataset(dataset::DatasetCommand),
+    /// Make, list, replace and revoke access keys.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Submit a model to a server and evaluate it.
     Submit(Box<submit::SubmitArguments>),
     /// Show one evaluation, or the newest ones.
@@ -123,6 +127,7 @@ async fn run_async(global: Global, command: Command) -> anyhow::Result<()> {
         Command::Health { part } => health::run(part, &settings).await,
         Command::Migrate => up::migrate(&settings).await,
         Command::Dataset(command) => dataset::run(command, context::artifacts(&settings)?.store()).await,
+        Command::Key(command) => key::run(command, &settings).await,
         Command::Submit(arguments) => submit::submit(*arguments).await,
         Command::Status(arguments) => submit::status(arguments).await,
         Command::Table(arguments) => submit::table(arguments).await,

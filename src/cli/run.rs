@@ -113,7 +113,7 @@ pub async fn run(arguments: RunArguments, settings: &Settings) -> anyhow::Result
             "model": {"file": arguments.model, "sha256": session.sha256, "spec": session.spec},
             "dataset": {"name": arguments.dataset, "hash": images.hash()?, "first_image": slice.first, "images": slice.count},
             "protocol": protocol, "protocol_hash": protocol.hash(),
-            "seeds": arguments.seeds, "profile": session.profile, "sandbox": "off",
+            "seeds": arguments.seeds, "profile": session.profile, "sandbox": session.child.sandbox,
         }),
     };
     if let Some(path) = &arguments.verdicts {
@@ -282,9 +282,9 @@ impl Session {
         let mut guessed = false;
         loop {
             spec.validate()?;
-            let mut child = Child::start(options).await?;
+            let mut child = Child::start(options, Some(&file)).await?;
             let probed = async {
-                let profile = child.load(&file, &spec, None, wish).await?;
+                let profile = child.load(&spec, None, wish).await?;
                 Ok((profile, child.ask(Request::Probe, &sample.pixels, |_| {}).await?))
             };
             match probed.await {

@@ -15,7 +15,7 @@ use super::worker::stop_signal;
 use crate::config::Settings;
 use crate::http::{self, AppState};
 use crate::postgres::{Cluster, Options};
-use crate::store::{Artifacts, pool};
+use crate::store::{Artifacts, keys, pool};
 use crate::worker::{Shutdown, Worker};
 
 /// Everything in one process group: the database (embedded unless one is configured), the API, and workers.
@@ -39,6 +39,10 @@ pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
     println!("The schema is up to date.");
     Ok(())
 }
+
+/// Whoever can reach the address could use and see everything.
+const NO_KEYS: &str = "the API would be open to others, and there are no access keys: make one with \
+                       `gauntlet key create --owner NAME --scope admin` (which needs the database to be up), or listen on 127.0.0.1";
 
 /// A server in this process.
 pub struct Running {
@@ -72,12 +76,17 @@ impl Running {
         let database =
             pool::connect(&url, settings.database_connections).await.context("the database does not answer")?;
         pool::migrate(&database).await.context("the migrations failed")?;
+        let keys = keys::any(&database).await?;
+        anyhow::ensure!(keys || address.ip().is_loopback(), NO_KEYS);
         let artifacts = context::artifacts(settings)?;
 
         let (stop, shutdown) = (CancellationToken::new(), Shutdown::default());
         let limits = http::Settings {
             max_model_bytes: settings.max_model_bytes,
             max_witness_bytes: settings.max_witness_bytes,
+            open: settings.listen.ip().is_loopback(),
+            rate_per_minute: settings.rate_per_minute,
+            quotas: settings.quotas,
             ..http::Settings::default()
         };
         let crew =
@@ -88,6 +97,11 @@ impl Running {
         servers.spawn(async move { axum::serve(metrics, metrics_router).with_graceful_shutdown(stopped).await });
         servers.spawn(http::serve(listener, AppState::new(database.clone(), artifacts, limits), stop.clone()));
         info!("API on http://{address} (documentation at /docs), metrics on http://{metrics_address}/metrics");
+        if !keys {
+            info!(
+                "no access key is needed: the API is on loopback, and no key was made (`gauntlet key create` makes one)"
+            );
+        }
         Ok(Self { address, cluster, database, servers, crew, stop, shutdown })
     }
 

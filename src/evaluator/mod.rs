@@ -1,5 +1,6 @@
 //! The evaluator child: loads one model, runs shards, knows neither database nor dataset.
 
+pub mod confine;
 mod counted;
 mod examine;
 mod session;

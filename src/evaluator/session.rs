@@ -1,19 +1,21 @@
 //! The child's state between requests: libtorch, then a model, then shards of it.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tch::{Device as TchDevice, Kind, Tensor};
 
 use super::counted::Counted;
-use super::{Line, examine, settle};
-use crate::protocol::{Condition, Format, MemoryFormat, ModelSpec, NumericProfile, Platform, Verdict};
+use super::{Line, confine, examine, settle};
+use crate::protocol::{Condition, Device, Format, MemoryFormat, ModelSpec, NumericProfile, Platform, Sandbox, Verdict};
 use crate::robustness::diagnostic;
 use crate::robustness::engine::{self, EngineError, Images, Kernel, Run};
 use crate::robustness::model::{self, Classifier, ModelError, Rejection, TorchScript};
 use crate::robustness::runtime::{self, Runtime};
-use crate::wire::{BatchWish, Progress, Reply, Request, ShardRequest, WitnessAt};
+use crate::wire::{
+    BatchWish, Confinement, MODEL_FD, Progress, Reply, Request, SANDBOX_UNAVAILABLE, ShardRequest, WitnessAt,
+};
 
 /// Progress frames are at least this far apart.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -48,8 +50,8 @@ impl Session {
 
     pub fn answer(&mut self, request: Request, payload: Vec<u8>, line: &mut Line) -> Answered {
         let answer = match request {
-            Request::Start { device, threads } => self.start(device, threads).map(bare),
-            Request::Load { path, spec, profile, batch } => self.load(&path, spec, profile, batch).map(bare),
+            Request::Start { device, threads, confinement } => self.start(device, threads, confinement).map(bare),
+            Request::Load { spec, profile, batch } => self.load(spec, profile, batch).map(bare),
             Request::Probe => self.probe(&payload).map(bare),
             Request::Shard(shard) => self.shard(shard, payload, line),
             Request::Examine { labels, rule, seed } => self.examine(&payload, &labels, rule, seed).map(bare),
@@ -57,20 +59,23 @@ impl Session {
         answer.unwrap_or_else(bare)
     }
 
-    fn start(&mut self, device: crate::protocol::Device, threads: u32) -> Result<Reply, Reply> {
+    fn start(&mut self, device: Device, threads: u32, wanted: Option<Confinement>) -> Result<Reply, Reply> {
+        if self.started.is_some() {
+            return Err(failed("bad_request", "started already"));
+        }
+        let sandbox = match wanted {
+            None => Sandbox::Off,
+            Some(wanted) => {
+                confine::enter(&wanted, device).map_err(|missing| failed(SANDBOX_UNAVAILABLE, missing.to_string()))?
+            }
+        };
         let runtime = runtime::initialise(threads).map_err(|e| failed("libtorch_setup", e.to_string()))?;
         let (platform, tch_device) = settle::platform(runtime, device).map_err(|e| failed("no_device", e))?;
         self.started = Some(Started { runtime, platform: platform.clone(), device: tch_device });
-        Ok(Reply::Started { platform })
+        Ok(Reply::Started { platform, sandbox })
     }
 
-    fn load(
-        &mut self,
-        path: &str,
-        spec: ModelSpec,
-        profile: Option<NumericProfile>,
-        wish: BatchWish,
-    ) -> Result<Reply, Reply> {
+    fn load(&mut self, spec: ModelSpec, profile: Option<NumericProfile>, wish: BatchWish) -> Result<Reply, Reply> {
         let started = self.started()?;
         let profile = match profile {
             None => settle::new_profile(&started.platform, &spec, started.runtime.threads, wish),
@@ -87,8 +92,15 @@ impl Session {
             MemoryFormat::ChannelsLast => model::MemoryFormat::ChannelsLast,
         };
         let device = started.device;
+        let file = PathBuf::from(format!("/proc/self/fd/{MODEL_FD}"));
+        if let Err(error) = std::fs::File::open(&file) {
+            // In a sandbox the child may have another account than whoever stored the file.
+            let detail =
+                format!("the model's file cannot be read by the evaluator ({error}): is it open to every account?");
+            return Err(failed("artifact_store", detail));
+        }
         let model = match spec.format {
-            Format::Torchscript => TorchScript::load(Path::new(path), spec, device, format),
+            Format::Torchscript => TorchScript::load(&file, spec, device, format),
         };
         self.loaded = Some(Loaded { model: model.map_err(model_problem)?, profile: profile.clone() });
         Ok(Reply::Loaded { profile })

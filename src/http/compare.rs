@@ -10,6 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use super::access::Caller;
 use super::evaluation::{DatasetRef, ProtocolRef, find};
 use super::evidence::shard_verdicts;
 use super::extract::{Json, Query};
@@ -74,8 +75,12 @@ struct Pair {
 /// Compare two evaluations on the images that both have
 #[utoipa::path(get, path = "/compare", tag = "results", params(Pair),
     responses((status = 200, body = Comparison), BadRequest, NotFound, Unprocessable))]
-async fn compare(State(state): State<AppState>, Query(pair): Query<Pair>) -> Result<Json<Comparison>, Problem> {
-    let (a, b) = (find(&state.pool, pair.a).await?, find(&state.pool, pair.b).await?);
+async fn compare(
+    State(state): State<AppState>,
+    caller: Caller,
+    Query(pair): Query<Pair>,
+) -> Result<Json<Comparison>, Problem> {
+    let (a, b) = (find(&state.pool, &caller, pair.a).await?, find(&state.pool, &caller, pair.b).await?);
     let seeds = comparable(&a, &b)?;
     let held_a = held(&state, &a, &b, &seeds).await?;
     let held_b = held(&state, &b, &a, &seeds).await?;

@@ -13,6 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use super::access::Caller;
 use super::extract::{Json, Path, Query};
 use super::problem::*;
 use super::progress::{self, Progress};
@@ -38,6 +39,9 @@ pub struct EvaluationSummary {
     /// What the stored witnesses may take at most.
     pub witness_bytes_estimate: u64,
     pub priority: i32,
+    /// Whether everybody with a key may read it and its results.
+    #[serde(default)]
+    pub shared: bool,
     pub state: EvaluationState,
     /// Why it ended; of terminal states only.
     pub outcome: Option<Outcome>,
@@ -94,6 +98,7 @@ impl EvaluationSummary {
             witnesses: e.witnesses.0,
             witness_bytes_estimate: evaluations::witness_bytes(stored, &e.conditions, e.seeds.len(), e.dataset.shape),
             priority: e.priority,
+            shared: e.shared,
             state: e.state,
             outcome: e.outcome.as_ref().map(|o| o.0.clone()),
             created_at: e.created_at,
@@ -170,7 +175,7 @@ fn mark(response: &mut Response, view: &EvaluationView) {
 
 /// Operations that must answer quickly.
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(cancel_evaluation))
+    OpenApiRouter::new().routes(routes!(cancel_evaluation)).routes(routes!(share_evaluation, unshare_evaluation))
 }
 
 /// The operation that may wait.
@@ -206,9 +211,10 @@ fn not_found(id: Uuid) -> Problem {
     Problem::new(Code::EvaluationNotFound, format!("there is no evaluation {id}"))
 }
 
-/// The evaluation of a path.
-pub async fn find(pool: &PgPool, id: Uuid) -> Result<Evaluation, Problem> {
-    evaluations::get(pool, id).await?.ok_or_else(|| not_found(id))
+/// The evaluation of a path, if the caller may read it. If not, the answer is that of one that does not exist.
+pub async fn find(pool: &PgPool, caller: &Caller, id: Uuid) -> Result<Evaluation, Problem> {
+    let readable = |e: &Evaluation| e.shared || caller.sees().is_none_or(|owner| e.owner == owner);
+    evaluations::get(pool, id).await?.filter(readable).ok_or_else(|| not_found(id))
 }
 
 /// Get an evaluation
@@ -223,6 +229,7 @@ pub async fn find(pool: &PgPool, id: Uuid) -> Result<Evaluation, Problem> {
         BadRequest, NotFound))]
 async fn get_evaluation(
     State(state): State<AppState>,
+    caller: Caller,
     Path(id): Path<Uuid>,
     Query(Wait { wait }): Query<Wait>,
     headers: HeaderMap,
@@ -230,6 +237,9 @@ async fn get_evaluation(
     let wait = wait_time(wait.as_deref())?;
     let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
     let deadline = tokio::time::Instant::now() + wait;
+    if !evaluations::readable(&state.pool, caller.sees(), id).await? {
+        return Err(not_found(id));
+    }
     // Watched before it is read, so that no change falls between the two.
     let mut changes = (!wait.is_zero()).then(|| state.watcher.watch(id));
     let read = async || state.views.get(id).await?.ok_or_else(|| not_found(id));
@@ -271,15 +281,50 @@ fn matches(if_none_match: &str, etag: &str) -> bool {
 /// Cancelling again changes nothing. 409 if it had already succeeded or failed.
 #[utoipa::path(post, path = "/evaluations/{id}/cancel", tag = "evaluations", params(("id" = Uuid, Path)),
     responses((status = 202, description = "Accepted, now or before", body = EvaluationView), BadRequest, NotFound, Conflict))]
-async fn cancel_evaluation(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<Response, Problem> {
-    match queue::cancel(&state.pool, id).await? {
+async fn cancel_evaluation(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+) -> Result<Response, Problem> {
+    match queue::cancel(&state.pool, caller.sees(), id).await? {
         Cancellation::NotFound => Err(not_found(id)),
         Cancellation::Ended(ended) => {
             Err(Problem::new(Code::AlreadyEnded, format!("evaluation {id} has already {}", ended.name())))
         }
         Cancellation::Accepted => {
-            let current = view(&state.pool, find(&state.pool, id).await?).await?;
+            let current = view(&state.pool, find(&state.pool, &caller, id).await?).await?;
             Ok((StatusCode::ACCEPTED, answer(&current)).into_response())
         }
+    }
+}
+
+/// Share an evaluation
+///
+/// Everybody with a key may then read it, its table and its evidence. The model itself stays private.
+#[utoipa::path(put, path = "/evaluations/{id}/share", tag = "evaluations", params(("id" = Uuid, Path)),
+    responses((status = 204, description = "Shared, now or before"), BadRequest, NotFound))]
+async fn share_evaluation(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+) -> Result<StatusCode, Problem> {
+    set_shared(&state, &caller, id, true).await
+}
+
+/// Make an evaluation private again
+#[utoipa::path(delete, path = "/evaluations/{id}/share", tag = "evaluations", params(("id" = Uuid, Path)),
+    responses((status = 204, description = "Private, now or before"), BadRequest, NotFound))]
+async fn unshare_evaluation(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+) -> Result<StatusCode, Problem> {
+    set_shared(&state, &caller, id, false).await
+}
+
+async fn set_shared(state: &AppState, caller: &Caller, id: Uuid, shared: bool) -> Result<StatusCode, Problem> {
+    match evaluations::share(&state.pool, caller.sees(), id, shared).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(not_found(id)),
     }
 }

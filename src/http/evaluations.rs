@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -13,8 +14,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use super::access::Caller;
 use super::evaluation::{self, EvaluationSummary, EvaluationView};
-use super::extract::{Json, Owner, Query};
+use super::extract::{Json, Query};
+use super::idempotency::Reserved;
 use super::page::{self, Page};
 use super::problem::*;
 use super::state::AppState;
@@ -96,22 +99,24 @@ pub fn router() -> OpenApiRouter<AppState> {
         BadRequest, Conflict, PayloadTooLarge, WrongMediaType, Unprocessable))]
 async fn submit_evaluation(
     State(state): State<AppState>,
-    Owner(owner): Owner,
+    caller: Caller,
+    reserved: Option<Extension<Reserved>>,
     Json(request): Json<EvaluationRequest>,
 ) -> Result<Response, Problem> {
     check_numbers(&request)?;
-    let model = models::get(&state.pool, request.model).await?.ok_or_else(|| no_model(request.model))?;
+    let model = models::get(&state.pool, caller.sees(), request.model).await?.ok_or_else(|| no_model(request.model))?;
     if model.state == "rejected" {
         return Err(rejected(&model));
     }
     let dataset = dataset(&state, &request.dataset).await?;
     check_fit(&dataset, &model.spec)?;
     let images = slice(&request, &dataset)?;
-    let protocol = resolve(&state, &owner, &request).await?;
+    let protocol = resolve(&state, &caller.owner, &request).await?;
     let preset = dataset.preset.map(|p| p.to_string());
     let conditions = protocol.conditions(preset.as_deref()).map_err(at_fault)?;
     let new = NewEvaluation {
-        owner: &owner,
+        id: reserved.map_or_else(Uuid::now_v7, |Extension(Reserved(id))| id),
+        owner: &caller.owner,
         model: model.id,
         dataset: &dataset,
         first_image: request.offset,
@@ -121,11 +126,13 @@ async fn submit_evaluation(
         seeds: &request.seeds,
         witnesses: request.witnesses,
         priority: request.priority,
+        quotas: state.quotas(&caller),
     };
     check_witnesses(&new, &conditions, state.settings.max_witness_bytes)?;
     let stored = evaluations::insert(&state.pool, &new).await.map_err(|error| match error {
         SubmitError::NoModel => no_model(request.model),
         SubmitError::Rejected(model) => rejected(&model),
+        SubmitError::Quota(e) => e.into(),
         SubmitError::Database(e) => e.into(),
     })?;
     tracing::info!(evaluation = %stored.id, model = %stored.model_id, "evaluation queued");
@@ -275,11 +282,13 @@ struct Listing {
     responses((status = 200, body = Page<EvaluationSummary>), BadRequest))]
 async fn list_evaluations(
     State(state): State<AppState>,
+    caller: Caller,
     Query(listing): Query<Listing>,
 ) -> Result<Json<Page<EvaluationSummary>>, Problem> {
     let limit = page::limit(listing.limit)?;
     let after = page::cursor(listing.cursor.as_deref())?;
-    let filter = Filter { model: listing.model, state: listing.state, protocol: listing.protocol };
+    let owner = caller.sees().map(str::to_owned);
+    let filter = Filter { owner, model: listing.model, state: listing.state, protocol: listing.protocol };
     let rows = evaluations::list(&state.pool, &filter, after, limit + 1).await?;
     page::page(rows, limit, |e| (e.created_at, e.id), |e| Ok(EvaluationSummary::of(&e))).map(Json)
 }

@@ -14,6 +14,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::accept;
+use super::access::Caller;
 use super::evaluation::find;
 use super::extract::Path;
 use super::problem::*;
@@ -47,10 +48,11 @@ pub fn router() -> OpenApiRouter<AppState> {
         BadRequest, NotFound, Unacceptable))]
 async fn verdicts(
     State(state): State<AppState>,
+    caller: Caller,
     Path(id): Path<Uuid>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    find(&state.pool, id).await?;
+    find(&state.pool, &caller, id).await?;
     match accept::choose(&headers, &[PARQUET, CSV])? {
         CSV => csv(state, id).await,
         _ => parquet(state, id).await,
@@ -61,16 +63,24 @@ async fn verdicts(
 #[utoipa::path(get, path = "/evaluations/{id}/verdicts.parquet", tag = "evidence", params(("id" = Uuid, Path)),
     responses((status = 200, description = "Verdicts", body = [u8], content_type = "application/vnd.apache.parquet"),
         BadRequest, NotFound))]
-async fn verdicts_parquet(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<Response, Problem> {
-    find(&state.pool, id).await?;
+async fn verdicts_parquet(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+) -> Result<Response, Problem> {
+    find(&state.pool, &caller, id).await?;
     parquet(state, id).await
 }
 
 /// Get the verdicts as CSV
 #[utoipa::path(get, path = "/evaluations/{id}/verdicts.csv", tag = "evidence", params(("id" = Uuid, Path)),
     responses((status = 200, description = "Verdicts", body = String, content_type = "text/csv"), BadRequest, NotFound))]
-async fn verdicts_csv(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<Response, Problem> {
-    find(&state.pool, id).await?;
+async fn verdicts_csv(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+) -> Result<Response, Problem> {
+    find(&state.pool, &caller, id).await?;
     csv(state, id).await
 }
 
@@ -158,8 +168,8 @@ impl Write for ChannelWriter {
 #[utoipa::path(get, path = "/evaluations/{id}/witnesses", tag = "evidence", params(("id" = Uuid, Path)),
     responses((status = 200, description = "Witnesses", body = [u8], content_type = "application/vnd.safetensors"),
         BadRequest, NotFound))]
-async fn witnesses(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<Response, Problem> {
-    find(&state.pool, id).await?;
+async fn witnesses(State(state): State<AppState>, caller: Caller, Path(id): Path<Uuid>) -> Result<Response, Problem> {
+    find(&state.pool, &caller, id).await?;
     let shards = shards::done(&state.pool, id).await?;
     let file = MergedWitnesses::open(&state.artifacts, &shards).await?;
     let bytes = file.bytes();

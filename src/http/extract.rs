@@ -100,14 +100,3 @@ fn source_text(error: &dyn std::error::Error) -> String {
     }
     deepest.to_string()
 }
-
-/// On whose behalf a request is made.
-pub struct Owner(pub String);
-
-impl<S: Send + Sync> FromRequestParts<S> for Owner {
-    type Rejection = Problem;
-
-    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, Problem> {
-        Ok(Self(crate::store::LOCAL_OWNER.to_owned()))
-    }
-}

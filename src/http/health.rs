@@ -12,7 +12,8 @@ use utoipa_axum::routes;
 
 use super::extract::Json;
 use super::state::AppState;
-use crate::store::{pool, workers};
+use crate::store::pool;
+use crate::store::workers::{self, SandboxState};
 
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Health {
@@ -68,16 +69,21 @@ async fn readyz(State(state): State<AppState>) -> Response {
     let database = async { sqlx::query("select 1").execute(&state.pool).await.map(drop).map_err(|e| e.to_string()) };
     let artifacts = async { state.artifacts.check().await.map_err(|e| e.to_string()) };
     let live = async { workers::live(&state.pool, None).await.map_err(|e| e.to_string()) };
-    let (database, migrated, artifacts, live) =
-        tokio::join!(in_time(database), in_time(migrated), in_time(artifacts), in_time(live));
+    let unconfined = async { workers::unconfined(&state.pool).await.map_err(|e| e.to_string()) };
+    let (database, migrated, artifacts, live, unconfined) =
+        tokio::join!(in_time(database), in_time(migrated), in_time(artifacts), in_time(live), in_time(unconfined));
     let parts: Vec<Part> = [("database", database), ("migrations", migrated), ("artifact_store", artifacts)]
         .map(|(name, result)| Part { name: name.into(), ok: result.is_ok(), reason: result.err() })
         .into();
     let ready = parts.iter().all(|part| part.ok);
-    let warnings = match live {
-        Ok(0) => vec!["no worker is connected: evaluations wait until `gauntlet worker` runs".into()],
+    let mut warnings = match live {
+        Ok(0) => vec!["no worker takes work: evaluations wait until `gauntlet worker` runs".into()],
         _ => Vec::new(),
     };
+    warnings.extend(unconfined.unwrap_or_default().into_iter().map(|state| match state {
+        SandboxState::Unavailable(why) => format!("a worker refuses models: no sandbox ({why})"),
+        SandboxState::Known(_) => "a worker runs models without a sandbox".into(),
+    }));
     let version = env!("CARGO_PKG_VERSION").into();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, parts, warnings, version })).into_response()

@@ -9,6 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use super::access::Caller;
 use super::evaluation::{DatasetRef, ProtocolRef};
 use super::extract::{Json, Query};
 use super::problem::*;
@@ -74,10 +75,11 @@ struct Which {
     responses((status = 200, body = Leaderboard), BadRequest))]
 async fn leaderboard(
     State(state): State<AppState>,
+    caller: Caller,
     Query(Which { protocol }): Query<Which>,
 ) -> Result<Json<Leaderboard>, Problem> {
     let mut tables: Vec<LeaderboardTable> = Vec::new();
-    for standing in standings(&state.pool, &protocol).await? {
+    for standing in standings(&state.pool, caller.sees(), &protocol).await? {
         let fresh = table_of(&standing);
         let same = |t: &LeaderboardTable| {
             (&t.dataset.hash, t.offset, t.images, &t.protocol.hash, &t.seeds)

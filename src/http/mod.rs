@@ -1,6 +1,7 @@
 //! The REST API: one file per resource, thin handlers, problem documents, OpenAPI.
 
 mod accept;
+mod access;
 pub mod compare;
 pub mod datasets;
 pub mod evaluation;
@@ -8,6 +9,7 @@ pub mod evaluations;
 pub mod evidence;
 mod extract;
 pub mod health;
+mod idempotency;
 pub mod leaderboard;
 mod metrics;
 mod middleware;
@@ -17,6 +19,7 @@ pub mod page;
 pub mod problem;
 pub mod progress;
 pub mod protocols;
+mod rate;
 mod state;
 mod table;
 mod upload;
@@ -40,6 +43,8 @@ use tower_http::trace::TraceLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
+
+use crate::store::Artifacts;
 
 pub use metrics::metrics_router;
 pub use problem::{Code, Problem};
@@ -67,16 +72,20 @@ fn slow() -> OpenApiRouter<AppState> {
         .merge(compare::router())
 }
 
-/// All routes, with `quick` ones as they come out of `limit`.
-fn routes(limit: impl FnOnce(OpenApiRouter<AppState>) -> OpenApiRouter<AppState>) -> OpenApiRouter<AppState> {
+/// All routes: the `quick` ones as they come out of `limit`, and all that have to do with anybody's objects as they come
+/// out of `guard`.
+fn routes(
+    limit: impl FnOnce(OpenApiRouter<AppState>) -> OpenApiRouter<AppState>,
+    guard: impl FnOnce(OpenApiRouter<AppState>) -> OpenApiRouter<AppState>,
+) -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::Described::openapi())
         .merge(health::router())
-        .nest("/v1", limit(quick()).merge(slow()))
+        .nest("/v1", guard(limit(quick()).merge(slow())))
 }
 
 /// The description of the API.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    let mut api = routes(|quick| quick).into_openapi();
+    let mut api = routes(|quick| quick, |all| all).into_openapi();
     openapi::complete(&mut api);
     api
 }
@@ -90,7 +99,9 @@ pub fn openapi_yaml() -> String {
 pub fn router(state: AppState) -> Router {
     let id = HeaderName::from_static(middleware::REQUEST_ID);
     let timed = from_fn_with_state(state.clone(), middleware::time_limit);
-    let (router, _) = routes(|quick| quick.layer(timed)).split_for_parts();
+    let known = from_fn_with_state(state.clone(), access::check);
+    let once = from_fn_with_state(state.clone(), idempotency::layer);
+    let (router, _) = routes(|quick| quick.layer(once).layer(timed), |all| all.layer(known)).split_for_parts();
     let compressible = DefaultPredicate::new()
         .and(NotForContentType::const_new(evidence::PARQUET))
         .and(NotForContentType::const_new(evidence::SAFETENSORS));
@@ -115,12 +126,31 @@ pub fn router(state: AppState) -> Router {
 pub async fn serve(listener: TcpListener, mut state: AppState, shutdown: CancellationToken) -> std::io::Result<()> {
     state.shutdown = shutdown.clone();
     let drain: Duration = state.settings.drain_timeout;
+    tokio::spawn(sweep(state.artifacts.clone(), shutdown.clone()));
     let server = axum::serve(listener, router(state)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::select! {
         ended = server => ended,
         () = async { shutdown.cancelled().await; tokio::time::sleep(drain).await } => {
             tracing::warn!("requests were still in flight {drain:?} after shutdown began");
             Ok(())
+        }
+    }
+}
+
+/// An upload that has not grown for this long was interrupted with its server.
+const STALE: Duration = Duration::from_secs(24 * 3600);
+
+/// Cleans up after uploads that were interrupted, now and every hour.
+async fn sweep(artifacts: Artifacts, shutdown: CancellationToken) {
+    loop {
+        match artifacts.sweep_uploads(STALE).await {
+            Ok(0) => {}
+            Ok(swept) => tracing::info!(swept, "interrupted uploads were deleted"),
+            Err(error) => tracing::warn!(%error, "interrupted uploads could not be deleted"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(3600)) => {}
+            () = shutdown.cancelled() => return,
         }
     }
 }

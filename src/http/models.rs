@@ -10,11 +10,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::extract::{Json, Owner, Path, Query};
+use super::access::Caller;
+use super::extract::{Json, Path, Query};
+use super::idempotency;
 use super::page::{self, Page};
 use super::problem::*;
 use super::state::AppState;
-use super::upload;
+use super::upload::{self, ModelForm};
 use crate::protocol::{Finding, ModelSpec};
 use crate::store::StoreError;
 use crate::store::models::{self, Deletion, Model, NewModel, ProbeReport, Rejection};
@@ -111,11 +113,8 @@ pub fn uploads() -> OpenApiRouter<AppState> {
         (status = 201, description = "Stored", body = ModelView, headers(("Location" = String))),
         (status = 200, description = "It was there already", body = ModelView, headers(("Location" = String))),
         BadRequest, PayloadTooLarge, WrongMediaType, Unprocessable))]
-async fn submit_model(
-    State(state): State<AppState>,
-    Owner(owner): Owner,
-    request: Request,
-) -> Result<Response, Problem> {
+async fn submit_model(State(state): State<AppState>, caller: Caller, request: Request) -> Result<Response, Problem> {
+    let key = idempotency::key(request.headers())?;
     let form = Multipart::from_request(request, &state).await.map_err(|e| match e.status() {
         StatusCode::BAD_REQUEST => {
             Problem::new(Code::UnsupportedMediaType, "send multipart/form-data with the parts spec, file and name")
@@ -123,18 +122,34 @@ async fn submit_model(
         _ => Problem::new(Code::BadMultipart, e.body_text()),
     })?;
     // A task of its own: a client that goes away does not cut the work off between two steps.
-    let (model, new) = tokio::spawn(store(state, owner, form)).await.map_err(Problem::internal)??;
+    tokio::spawn(submit(state, caller, key, form)).await.map_err(Problem::internal)?
+}
+
+async fn submit(state: AppState, caller: Caller, key: Option<String>, form: Multipart) -> Result<Response, Problem> {
+    let form = upload::read(form, &state.artifacts, state.settings.max_model_bytes).await?;
+    let Some(key) = key else { return store(state, caller, form).await };
+    let (upload, artifacts) = (form.upload.clone(), state.artifacts.clone());
+    let identity = models::identity(&upload.sha256, &form.spec);
+    // The bytes of a form differ with every attempt; its content does not.
+    let name = form.name.clone().unwrap_or_default();
+    let print = idempotency::fingerprint(&[b"/v1/models", identity.as_bytes(), name.as_bytes()]);
+    let (again, owner) = (state.clone(), caller.clone());
+    let work = move |_: &_| async move { store(again, owner, form).await.into_response() };
+    let response = idempotency::once(state, &caller, &key, &print, work).await;
+    // If the request was answered before, nobody has taken the upload away.
+    artifacts.discard(&upload).await.ok();
+    Ok(response)
+}
+
+async fn store(state: AppState, caller: Caller, form: ModelForm) -> Result<Response, Problem> {
+    let identity = models::identity(&form.upload.sha256, &form.spec);
+    let name = form.name.unwrap_or_else(|| identity[..12].to_owned());
+    let quotas = state.quotas(&caller);
+    let new = NewModel { owner: &caller.owner, name: &name, identity: &identity, spec: &form.spec, quotas };
+    let (model, new) = models::insert(&state.pool, &state.artifacts, &form.upload, &new).await?;
     let location = [(header::LOCATION, format!("/v1/models/{}", model.id))];
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, location, Json(ModelView::of(model)?)).into_response())
-}
-
-async fn store(state: AppState, owner: String, form: Multipart) -> Result<(Model, bool), Problem> {
-    let form = upload::read(form, &state.artifacts, state.settings.max_model_bytes).await?;
-    let identity = models::identity(&form.upload.sha256, &form.spec);
-    let name = form.name.unwrap_or_else(|| identity[..12].to_owned());
-    let new = NewModel { owner: &owner, name: &name, identity: &identity, spec: &form.spec };
-    Ok(models::insert(&state.pool, &state.artifacts, &form.upload, &new).await?)
 }
 
 impl From<StoreError> for Problem {
@@ -142,6 +157,7 @@ impl From<StoreError> for Problem {
         match error {
             StoreError::Database(e) => e.into(),
             StoreError::Artifact(e) => e.into(),
+            StoreError::Quota(e) => e.into(),
         }
     }
 }
@@ -162,11 +178,12 @@ struct Listing {
     responses((status = 200, body = Page<ModelView>), BadRequest))]
 async fn list_models(
     State(state): State<AppState>,
+    caller: Caller,
     Query(listing): Query<Listing>,
 ) -> Result<Json<Page<ModelView>>, Problem> {
     let limit = page::limit(listing.limit)?;
     let after = page::cursor(listing.cursor.as_deref())?;
-    let rows = models::list(&state.pool, after, limit + 1).await?;
+    let rows = models::list(&state.pool, caller.sees(), after, limit + 1).await?;
     page::page(rows, limit, |m| (m.created_at, m.id), ModelView::of).map(Json)
 }
 
@@ -177,8 +194,12 @@ fn not_found(id: Uuid) -> Problem {
 /// Get a model
 #[utoipa::path(get, path = "/models/{id}", tag = "models", params(("id" = Uuid, Path)),
     responses((status = 200, body = ModelView), BadRequest, NotFound))]
-async fn get_model(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<Json<ModelView>, Problem> {
-    let model = models::get(&state.pool, id).await?.ok_or_else(|| not_found(id))?;
+async fn get_model(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+) -> Result<Json<ModelView>, Problem> {
+    let model = models::get(&state.pool, caller.sees(), id).await?.ok_or_else(|| not_found(id))?;
     ModelView::of(model).map(Json)
 }
 
@@ -187,8 +208,12 @@ async fn get_model(State(state): State<AppState>, Path(id): Path<Uuid>) -> Resul
 /// Its results stay. Refused while an evaluation needs it.
 #[utoipa::path(delete, path = "/models/{id}", tag = "models", params(("id" = Uuid, Path)),
     responses((status = 204, description = "Deleted"), BadRequest, NotFound, Conflict))]
-async fn delete_model(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<StatusCode, Problem> {
-    match models::delete(&state.pool, id).await? {
+async fn delete_model(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+) -> Result<StatusCode, Problem> {
+    match models::delete(&state.pool, caller.sees(), id).await? {
         Deletion::NotFound => Err(not_found(id)),
         Deletion::InUse(evaluations) => {
             let detail = format!("cancel its {} unfinished evaluation(s) first, or wait for them", evaluations.len());

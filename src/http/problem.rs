@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::dataset::DatasetError;
 use crate::protocol::{ProtocolError, SpecError};
+use crate::store::QuotaError;
 use crate::store::artifacts::ArtifactError;
 
 /// Content type of every error.
@@ -48,7 +49,10 @@ codes! {
     BadMultipart "bad_multipart" BAD_REQUEST "The body is not a readable multipart form";
     BadQuery "bad_query" BAD_REQUEST "A query parameter is missing, unknown or malformed";
     BadPath "bad_path" BAD_REQUEST "A path parameter is malformed";
+    BadIdempotencyKey "bad_idempotency_key" BAD_REQUEST "The Idempotency-Key is malformed";
     BadCursor "bad_cursor" BAD_REQUEST "The cursor is not one that this server gave out";
+    Unauthorized "unauthorized" UNAUTHORIZED "A usable access key is needed";
+    Forbidden "forbidden" FORBIDDEN "The access key does not cover this";
     NoSuchRoute "no_such_route" NOT_FOUND "Nothing lives at this path";
     ModelNotFound "model_not_found" NOT_FOUND "No such model";
     DatasetNotFound "dataset_not_found" NOT_FOUND "No such dataset";
@@ -60,9 +64,11 @@ codes! {
     ModelInUse "model_in_use" CONFLICT "Unfinished evaluations need the model";
     ModelRejected "model_rejected" CONFLICT "The model cannot be evaluated";
     ProtocolTaken "protocol_taken" CONFLICT "Another protocol has this name and version";
+    InProgress "in_progress" CONFLICT "The same request is being carried out";
     AlreadyEnded "already_ended" CONFLICT "The evaluation has already ended";
     TooLarge "too_large" PAYLOAD_TOO_LARGE "The body is larger than the limit";
     UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body has the wrong content type";
+    IdempotencyMismatch "idempotency_mismatch" UNPROCESSABLE_ENTITY "The Idempotency-Key belongs to another request";
     InvalidField "invalid_field" UNPROCESSABLE_ENTITY "A field is missing, unknown or has an unusable value";
     InvalidSpec "invalid_spec" UNPROCESSABLE_ENTITY "The spec cannot describe a classifier";
     InvalidProtocol "invalid_protocol" UNPROCESSABLE_ENTITY "The protocol document is invalid";
@@ -73,6 +79,8 @@ codes! {
     ClassMismatch "class_mismatch" UNPROCESSABLE_ENTITY "The dataset has classes that the model does not know";
     TooManyWitnesses "too_many_witnesses" UNPROCESSABLE_ENTITY "The stored witnesses would exceed the limit";
     NotComparable "not_comparable" UNPROCESSABLE_ENTITY "The two evaluations cannot be compared";
+    RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many requests";
+    QuotaExceeded "quota_exceeded" TOO_MANY_REQUESTS "The owner is at a limit";
     Internal "internal" INTERNAL_SERVER_ERROR "The server failed";
     Unavailable "unavailable" SERVICE_UNAVAILABLE "A part that the server needs does not answer";
     Timeout "timeout" SERVICE_UNAVAILABLE "The answer took too long";
@@ -100,6 +108,9 @@ pub struct Problem {
     /// With `model_rejected`: why it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejection: Option<crate::store::models::Rejection>,
+    /// The header of the same name, in seconds.
+    #[serde(skip)]
+    pub retry_after: Option<u64>,
 }
 
 impl Problem {
@@ -113,12 +124,18 @@ impl Problem {
             field: None,
             evaluations: None,
             rejection: None,
+            retry_after: (code.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(5),
         }
     }
 
     pub fn at(self, field: impl Into<String>) -> Self {
         let field = field.into();
         Self { field: (!field.is_empty()).then_some(field), ..self }
+    }
+
+    /// When it is worth trying again.
+    pub fn retry_after(self, seconds: u64) -> Self {
+        Self { retry_after: Some(seconds), ..self }
     }
 
     /// A field of the body that cannot be used.
@@ -156,8 +173,11 @@ impl IntoResponse for Problem {
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -187,6 +207,18 @@ impl From<ArtifactError> for Problem {
             ArtifactError::Upload(detail) => Self::new(Code::BadMultipart, detail).at("file"),
             ArtifactError::Store(e @ object_store::Error::NotFound { .. }) => Self::internal(e),
             other => Self::unavailable("the artifact store", other),
+        }
+    }
+}
+
+impl From<QuotaError> for Problem {
+    fn from(error: QuotaError) -> Self {
+        let problem = Self::new(Code::QuotaExceeded, error.to_string());
+        match error {
+            QuotaError::Day { seconds, .. } => problem.retry_after(seconds),
+            // Nobody knows; evaluations take minutes.
+            QuotaError::Open(_) => problem.retry_after(60),
+            QuotaError::Storage(_) => problem.at("file"),
         }
     }
 }

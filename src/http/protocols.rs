@@ -10,7 +10,8 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{Json, Owner, Path, Query};
+use super::access::Caller;
+use super::extract::{Json, Path, Query};
 use super::problem::*;
 use super::state::AppState;
 use crate::protocol::{self, Protocol};
@@ -58,8 +59,8 @@ pub fn router() -> OpenApiRouter<AppState> {
 
 /// List protocols
 #[utoipa::path(get, path = "/protocols", tag = "protocols", responses((status = 200, body = Protocols)))]
-async fn list_protocols(State(state): State<AppState>, Owner(owner): Owner) -> Result<Json<Protocols>, Problem> {
-    let stored = protocols::list(&state.pool, &owner).await?;
+async fn list_protocols(State(state): State<AppState>, caller: Caller) -> Result<Json<Protocols>, Problem> {
+    let stored = protocols::list(&state.pool, &caller.owner).await?;
     let builtin = protocol::builtins().into_iter().map(|p| ProtocolView::of(p, None));
     let posted = stored.into_iter().map(|s| ProtocolView::of(s.document.0, Some(s.created_at)));
     Ok(Json(Protocols { items: builtin.chain(posted).collect() }))
@@ -79,7 +80,7 @@ struct Version {
     responses((status = 200, body = ProtocolView), BadRequest, NotFound))]
 async fn get_protocol(
     State(state): State<AppState>,
-    Owner(owner): Owner,
+    caller: Caller,
     Path(name): Path<String>,
     Query(Version { version }): Query<Version>,
 ) -> Result<Json<ProtocolView>, Problem> {
@@ -90,7 +91,7 @@ async fn get_protocol(
             _ => Ok(Json(ProtocolView::of(builtin, None))),
         };
     }
-    let stored = protocols::get(&state.pool, &owner, &name, version).await?.ok_or_else(missing)?;
+    let stored = protocols::get(&state.pool, &caller.owner, &name, version).await?.ok_or_else(missing)?;
     Ok(Json(ProtocolView::of(stored.document.0, Some(stored.created_at))))
 }
 
@@ -104,7 +105,7 @@ async fn get_protocol(
         BadRequest, Conflict, PayloadTooLarge, WrongMediaType, Unprocessable))]
 async fn post_protocol(
     State(state): State<AppState>,
-    Owner(owner): Owner,
+    caller: Caller,
     Json(document): Json<Value>,
 ) -> Result<Response, Problem> {
     let document = Protocol::from_json(document, &[])?;
@@ -115,13 +116,13 @@ async fn post_protocol(
     if i32::try_from(document.version).is_err() {
         return Err(Problem::new(Code::InvalidProtocol, "must be below 2147483648").at("version"));
     }
-    let status = match protocols::insert(&state.pool, &owner, &document).await? {
+    let status = match protocols::insert(&state.pool, &caller.owner, &document).await? {
         Stored::New => StatusCode::CREATED,
         Stored::Same => StatusCode::OK,
         Stored::Taken => return Err(taken("another document has this name and version: raise the version")),
     };
     let location = format!("/v1/protocols/{}?version={}", document.name, document.version);
-    let stored = protocols::get(&state.pool, &owner, &document.name, Some(document.version)).await?;
+    let stored = protocols::get(&state.pool, &caller.owner, &document.name, Some(document.version)).await?;
     let created_at = stored.map(|s| s.created_at);
     Ok((status, [(header::LOCATION, location)], Json(ProtocolView::of(document, created_at))).into_response())
 }

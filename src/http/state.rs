@@ -5,10 +5,12 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
+use super::access::Caller;
+use super::rate::Rates;
 use super::views::Views;
 use super::watch::Watcher;
 use crate::dataset::Catalogue;
-use crate::store::Artifacts;
+use crate::store::{Artifacts, Quotas};
 
 /// Limits of the API.
 #[derive(Debug, Clone)]
@@ -17,6 +19,11 @@ pub struct Settings {
     pub max_model_bytes: u64,
     /// Most bytes of witnesses that one evaluation may store.
     pub max_witness_bytes: u64,
+    /// Whoever comes without a key is the operator, as long as no key was ever made. For loopback only.
+    pub open: bool,
+    /// Requests a minute of one owner; 0: no limit.
+    pub rate_per_minute: u32,
+    pub quotas: Quotas,
     /// How long a request may take that neither uploads, downloads nor waits.
     pub request_timeout: Duration,
     /// How old an answer about the queue (reason for waiting, position) may be.
@@ -30,6 +37,9 @@ impl Default for Settings {
         Self {
             max_model_bytes: 20 << 30,
             max_witness_bytes: 2 << 30,
+            open: false,
+            rate_per_minute: 600,
+            quotas: Quotas::default(),
             request_timeout: Duration::from_secs(30),
             queue_age: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(20),
@@ -46,15 +56,22 @@ pub struct AppState {
     pub settings: Settings,
     pub(super) watcher: Watcher,
     pub(super) views: Views,
+    pub(super) rates: Rates,
     /// Ends long polls.
     pub(super) shutdown: CancellationToken,
 }
 
 impl AppState {
+    /// The limits of this caller.
+    pub(super) fn quotas(&self, caller: &Caller) -> &Quotas {
+        if caller.limited { &self.settings.quotas } else { &Quotas::NONE }
+    }
+
     pub fn new(pool: PgPool, artifacts: Artifacts, settings: Settings) -> Self {
         let catalogue = Catalogue::new(artifacts.store());
         let watcher = Watcher::new(pool.clone());
         let views = Views::new(pool.clone(), settings.queue_age);
-        Self { pool, artifacts, catalogue, settings, watcher, views, shutdown: CancellationToken::new() }
+        let rates = Rates::new(settings.rate_per_minute);
+        Self { pool, artifacts, catalogue, settings, watcher, views, rates, shutdown: CancellationToken::new() }
     }
 }

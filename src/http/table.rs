@@ -8,6 +8,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::accept;
+use super::access::Caller;
 use super::evaluation::find;
 use super::extract::{Json, Path};
 use super::problem::*;
@@ -38,41 +39,50 @@ pub fn router() -> OpenApiRouter<AppState> {
         (status = 200, description = "The table",
             content((Table = "application/json"), (String = "text/csv"), (String = "text/markdown"), (String = "application/x-latex"))),
         BadRequest, NotFound, Unacceptable))]
-async fn table(State(state): State<AppState>, Path(id): Path<Uuid>, headers: HeaderMap) -> Result<Response, Problem> {
+async fn table(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let format = accept::choose(&headers, &[JSON, CSV, MARKDOWN, LATEX])?;
-    render_as(&state, id, format).await
+    render_as(&state, &caller, id, format).await
 }
 
 /// Get the table as JSON
 #[utoipa::path(get, path = "/evaluations/{id}/table.json", tag = "results", params(("id" = Uuid, Path)),
     responses((status = 200, body = Table), BadRequest, NotFound))]
-async fn table_json(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<Response, Problem> {
-    render_as(&state, id, JSON).await
+async fn table_json(State(state): State<AppState>, caller: Caller, Path(id): Path<Uuid>) -> Result<Response, Problem> {
+    render_as(&state, &caller, id, JSON).await
 }
 
 /// Get the table as CSV
 #[utoipa::path(get, path = "/evaluations/{id}/table.csv", tag = "results", params(("id" = Uuid, Path)),
     responses((status = 200, description = "The table", body = String, content_type = "text/csv"), BadRequest, NotFound))]
-async fn table_csv(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<Response, Problem> {
-    render_as(&state, id, CSV).await
+async fn table_csv(State(state): State<AppState>, caller: Caller, Path(id): Path<Uuid>) -> Result<Response, Problem> {
+    render_as(&state, &caller, id, CSV).await
 }
 
 /// Get the table as Markdown
 #[utoipa::path(get, path = "/evaluations/{id}/table.md", tag = "results", params(("id" = Uuid, Path)),
     responses((status = 200, description = "The table", body = String, content_type = "text/markdown"), BadRequest, NotFound))]
-async fn table_markdown(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<Response, Problem> {
-    render_as(&state, id, MARKDOWN).await
+async fn table_markdown(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+) -> Result<Response, Problem> {
+    render_as(&state, &caller, id, MARKDOWN).await
 }
 
 /// Get the table as LaTeX
 #[utoipa::path(get, path = "/evaluations/{id}/table.tex", tag = "results", params(("id" = Uuid, Path)),
     responses((status = 200, description = "The table", body = String, content_type = "application/x-latex"), BadRequest, NotFound))]
-async fn table_latex(State(state): State<AppState>, Path(id): Path<Uuid>) -> Result<Response, Problem> {
-    render_as(&state, id, LATEX).await
+async fn table_latex(State(state): State<AppState>, caller: Caller, Path(id): Path<Uuid>) -> Result<Response, Problem> {
+    render_as(&state, &caller, id, LATEX).await
 }
 
-async fn render_as(state: &AppState, id: Uuid, format: &'static str) -> Result<Response, Problem> {
-    let table: Table = report::table(&state.pool, &find(&state.pool, id).await?).await?;
+async fn render_as(state: &AppState, caller: &Caller, id: Uuid, format: &'static str) -> Result<Response, Problem> {
+    let table: Table = report::table(&state.pool, &find(&state.pool, caller, id).await?).await?;
     let text = match format {
         CSV => render::csv(&table),
         MARKDOWN => render::markdown(&table),

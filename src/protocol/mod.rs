@@ -10,6 +10,7 @@ pub mod plan;
 mod profile;
 pub mod render;
 pub mod report;
+mod sandbox;
 mod spec;
 pub mod stats;
 mod threat;
@@ -24,6 +25,7 @@ pub use file::{Aggregate, AttackBlock, AttackName, Clean, MAX_CONDITIONS, Protoc
 pub use finding::Finding;
 pub use paired::{Held, Paired, paired};
 pub use profile::{Device, MemoryFormat, NumericProfile, Platform, Precision};
+pub use sandbox::{Enforced, MemoryBound, Sandbox};
 pub use spec::{Format, ModelSpec, Preprocessing, SpecError};
 pub use threat::{Epsilon, Norm, ThreatModel};
 pub use verdict::{Stage, Verdict, VerdictRule};

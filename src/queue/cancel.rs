@@ -16,12 +16,16 @@ pub enum Cancellation {
     Ended(State),
 }
 
-/// Stops an evaluation. Workers kill what still runs; the last one, or the reaper, makes it `cancelled`.
-pub async fn cancel(pool: &PgPool, id: Uuid) -> Result<Cancellation, sqlx::Error> {
+/// Stops an evaluation of this owner (of anybody, if `None`). Workers kill what still runs; the last one, or the reaper, makes it `cancelled`.
+pub async fn cancel(pool: &PgPool, owner: Option<&str>, id: Uuid) -> Result<Cancellation, sqlx::Error> {
     let mut tx = pool.begin().await?;
     lock_evaluation(&mut tx, id).await?;
     let state: Option<State> =
-        sqlx::query_scalar("select state from evaluations where id = $1").bind(id).fetch_optional(&mut *tx).await?;
+        sqlx::query_scalar("select state from evaluations where id = $1 and ($2::text is null or owner = $2)")
+            .bind(id)
+            .bind(owner)
+            .fetch_optional(&mut *tx)
+            .await?;
     match state {
         None => return Ok(Cancellation::NotFound),
         Some(State::Cancelling) => return Ok(Cancellation::Accepted),

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Lease, LeaseError};
 use crate::protocol::report::Tally;
-use crate::protocol::{Finding, NumericProfile};
+use crate::protocol::{Finding, NumericProfile, Sandbox};
 use crate::store::Outcome;
 
 /// What a finished shard leaves behind. The artifacts were written before.
@@ -18,6 +18,8 @@ pub struct ShardResult {
     pub verdicts_key: String,
     pub witnesses_key: Option<String>,
     pub findings: Vec<Finding>,
+    /// What the model ran in.
+    pub sandbox: Sandbox,
     pub seconds: f64,
 }
 
@@ -67,7 +69,7 @@ impl Lease {
         lock_evaluation(&mut tx, self.evaluation).await?;
         let seed: Option<i64> = sqlx::query_scalar(
             "update shards set state = 'done', lease_token = null, lease_expires_at = null, progress = 0, error = null,
-                 verdicts_key = $3, witnesses_key = $4, findings = $5, seconds = $6, finished_at = now()
+                 verdicts_key = $3, witnesses_key = $4, findings = $5, seconds = $6, sandbox = $7, finished_at = now()
              where id = $1 and lease_token = $2 and state = 'running' returning seed",
         )
         .bind(self.shard)
@@ -76,6 +78,7 @@ impl Lease {
         .bind(&result.witnesses_key)
         .bind(Json(&result.findings))
         .bind(result.seconds)
+        .bind(Json(&result.sandbox))
         .fetch_optional(&mut *tx)
         .await?;
         let seed = seed.ok_or(LeaseError::Lost)?;

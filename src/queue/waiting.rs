@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 
 use crate::store::evaluations::{Evaluation, State};
-use crate::store::{models, workers};
+use crate::store::models;
+use crate::store::workers::{self, SandboxState};
 
 /// The reason a queued evaluation waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -42,7 +43,15 @@ pub async fn waiting(pool: &PgPool, evaluation: &Evaluation) -> Result<Option<Wa
     if workers::live(pool, profile).await? == 0 {
         let like =
             profile.map_or(String::new(), |p| format!(" with {} ({})", p.platform.hardware, p.platform.libtorch));
-        return say("no_worker", format!("no worker{like} is connected: start one with `gauntlet worker`"));
+        let refuses = |state: &SandboxState| matches!(state, SandboxState::Unavailable(_));
+        return if workers::unconfined(pool).await?.iter().any(refuses) {
+            say(
+                "no_worker",
+                "the connected workers refuse models, because they cannot have a sandbox; /readyz says why".into(),
+            )
+        } else {
+            say("no_worker", format!("no worker{like} is connected: start one with `gauntlet worker`"))
+        };
     }
     let model = models::get_even_deleted(pool, evaluation.model_id).await?;
     if model.is_some_and(|m| m.state == "checking") {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -98,6 +99,27 @@ impl Artifacts {
         }
         writer.finish().await?;
         Ok(Uploaded { key, sha256: hex::encode(hasher.finalize()), bytes })
+    }
+
+    /// Deletes what is left of uploads that have not grown for `age`; returns how many files that were. Below the object
+    /// store, because it hides what is half written.
+    pub async fn sweep_uploads(&self, age: Duration) -> Result<usize, ArtifactError> {
+        let folder = self.root.join("uploads");
+        let failed = |e| ArtifactError::Directory(folder.clone(), e);
+        let mut entries = match tokio::fs::read_dir(&folder).await {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+            Err(e) => return Err(failed(e)),
+        };
+        let mut swept = 0;
+        while let Some(entry) = entries.next_entry().await.map_err(failed)? {
+            // What is gone meanwhile needs no deleting.
+            let Ok(modified) = entry.metadata().await.and_then(|found| found.modified()) else { continue };
+            if modified.elapsed().is_ok_and(|elapsed| elapsed > age) {
+                swept += usize::from(tokio::fs::remove_file(entry.path()).await.is_ok());
+            }
+        }
+        Ok(swept)
     }
 
     fn model_key(sha256: &str) -> Key {

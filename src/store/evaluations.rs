@@ -6,8 +6,8 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::Outcome;
 use super::models::Model;
+use super::{Outcome, QuotaError, Quotas, quota};
 use crate::dataset::{Manifest, Shape};
 use crate::protocol::plan::{self, Workload};
 use crate::protocol::report::Tally;
@@ -84,6 +84,8 @@ impl State {
 pub struct Evaluation {
     pub id: Uuid,
     pub owner: String,
+    /// Whether everybody with a key may read it.
+    pub shared: bool,
     pub model_id: Uuid,
     pub dataset: Json<Manifest>,
     pub dataset_hash: String,
@@ -111,6 +113,8 @@ pub struct Evaluation {
 
 /// An evaluation to be queued.
 pub struct NewEvaluation<'a> {
+    /// Submitting the same id again changes nothing.
+    pub id: Uuid,
     pub owner: &'a str,
     pub model: Uuid,
     pub dataset: &'a Manifest,
@@ -121,6 +125,7 @@ pub struct NewEvaluation<'a> {
     pub seeds: &'a [i64],
     pub witnesses: WitnessPolicy,
     pub priority: i32,
+    pub quotas: &'a Quotas,
 }
 
 /// Why an evaluation was not queued.
@@ -131,10 +136,12 @@ pub enum SubmitError {
     #[error("the model was rejected")]
     Rejected(Box<Model>),
     #[error(transparent)]
+    Quota(#[from] QuotaError),
+    #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-const COLUMNS: &str = "id, owner, model_id, dataset, dataset_hash, first_image, images, protocol, conditions, seeds, witnesses, \
+const COLUMNS: &str = "id, owner, shared, model_id, dataset, dataset_hash, first_image, images, protocol, conditions, seeds, witnesses, \
      priority, state, outcome, profile, batch_limit, generation, planned, shards_total, shards_done, created_at, started_at, \
      cancel_requested_at, finished_at, version";
 
@@ -144,16 +151,21 @@ fn select(rest: &str) -> sqlx::AssertSqlSafe<String> {
 
 /// Queues an evaluation; its shards are cut at once if the model is ready, else when it becomes so.
 pub async fn insert(pool: &PgPool, new: &NewEvaluation<'_>) -> Result<Evaluation, SubmitError> {
+    if let Some(there) = get(pool, new.id).await? {
+        return Ok(there);
+    }
     let mut tx = pool.begin().await?;
     let model = super::models::lock(&mut tx, new.model).await?.ok_or(SubmitError::NoModel)?;
     if model.state == "rejected" {
         return Err(SubmitError::Rejected(Box::new(model)));
     }
-    let id = Uuid::now_v7();
-    sqlx::query(
+    quota::evaluation(&mut tx, new.owner, new.quotas).await??;
+    let id = new.id;
+    let inserted = sqlx::query(
         "insert into evaluations (id, owner, model_id, dataset, dataset_hash, first_image, images, protocol_name, protocol,
                                   conditions, seeds, witnesses, priority)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+         on conflict (id) do nothing",
     )
     .bind(id)
     .bind(new.owner)
@@ -170,6 +182,9 @@ pub async fn insert(pool: &PgPool, new: &NewEvaluation<'_>) -> Result<Evaluation
     .bind(new.priority)
     .execute(&mut *tx)
     .await?;
+    if inserted.rows_affected() == 0 {
+        return Ok(get(pool, id).await?.ok_or(sqlx::Error::RowNotFound)?);
+    }
     if model.state == "ready" {
         plan_one(&mut tx, id, &model).await?;
     }
@@ -179,6 +194,30 @@ pub async fn insert(pool: &PgPool, new: &NewEvaluation<'_>) -> Result<Evaluation
 
 pub async fn get(pool: &PgPool, id: Uuid) -> Result<Option<Evaluation>, sqlx::Error> {
     sqlx::query_as(select("id = $1")).bind(id).fetch_optional(pool).await
+}
+
+/// Whether the owner (anybody, if `None`) may read this evaluation: it exists, and is theirs or shared.
+pub async fn readable(pool: &PgPool, owner: Option<&str>, id: Uuid) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "select exists (select 1 from evaluations where id = $1 and (shared or $2::text is null or owner = $2))",
+    )
+    .bind(id)
+    .bind(owner)
+    .fetch_one(pool)
+    .await
+}
+
+/// Shares an evaluation of this owner (of anybody, if `None`) or takes it back; `false` if there is none.
+pub async fn share(pool: &PgPool, owner: Option<&str>, id: Uuid, shared: bool) -> Result<bool, sqlx::Error> {
+    let found = sqlx::query(
+        "update evaluations set shared = $3, version = version + 1 where id = $1 and ($2::text is null or owner = $2)",
+    )
+    .bind(id)
+    .bind(owner)
+    .bind(shared)
+    .execute(pool)
+    .await?;
+    Ok(found.rows_affected() == 1)
 }
 
 /// A mark that differs whenever the evaluation's row or its progress does.
@@ -212,6 +251,8 @@ pub async fn counts(pool: &PgPool) -> Result<Vec<(String, i64)>, sqlx::Error> {
 /// Filters of a listing.
 #[derive(Debug, Default, Clone)]
 pub struct Filter {
+    /// Of one owner; of everybody if `None`.
+    pub owner: Option<String>,
     pub model: Option<Uuid>,
     pub state: Option<State>,
     pub protocol: Option<String>,
@@ -228,6 +269,7 @@ pub async fn list(
     sqlx::query_as(select(
         "($1::timestamptz is null or (created_at, id) < ($1, $2)) and ($3::uuid is null or model_id = $3)
          and ($4::text is null or state = $4) and ($5::text is null or protocol_name = $5)
+         and ($7::text is null or owner = $7)
          order by created_at desc, id desc limit $6",
     ))
     .bind(time)
@@ -236,6 +278,7 @@ pub async fn list(
     .bind(filter.state.map(State::name))
     .bind(&filter.protocol)
     .bind(limit)
+    .bind(&filter.owner)
     .fetch_all(pool)
     .await
 }

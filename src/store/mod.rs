@@ -6,15 +6,19 @@
 pub mod artifacts;
 pub mod evaluations;
 pub mod evidence;
+pub mod idempotency;
+pub mod keys;
 pub mod models;
 pub mod pool;
 pub mod protocols;
+pub mod quota;
 pub mod report;
 pub mod shards;
 pub mod witnesses;
 pub mod workers;
 
 pub use artifacts::Artifacts;
+pub use quota::{QuotaError, Quotas};
 
 /// A failure of either half of the store.
 #[derive(Debug, thiserror::Error)]
@@ -23,9 +27,11 @@ pub enum StoreError {
     Database(#[from] sqlx::Error),
     #[error(transparent)]
     Artifact(#[from] artifacts::ArtifactError),
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
 }
 
-/// The owner of everything until access keys exist.
+/// The owner of what is made without an access key, by the operator.
 pub const LOCAL_OWNER: &str = "local";
 
 /// Why a terminal state was reached, and by whom.

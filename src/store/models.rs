@@ -8,7 +8,7 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::artifacts::Uploaded;
-use super::{Artifacts, StoreError};
+use super::{Artifacts, Quotas, StoreError, quota};
 use crate::protocol::{Finding, ModelSpec};
 
 /// Why a model cannot be evaluated.
@@ -57,6 +57,7 @@ pub struct NewModel<'a> {
     pub name: &'a str,
     pub identity: &'a str,
     pub spec: &'a ModelSpec,
+    pub quotas: &'a Quotas,
 }
 
 const COLUMNS: &str = "id, owner, name, identity, sha256, bytes, spec, state, rejection, findings, probe, created_at, checked_at, version";
@@ -117,7 +118,10 @@ async fn insert_locked(
         .fetch_one(&mut *tx)
         .await?;
     match created {
-        Some(_) => artifacts.keep_model(upload).await?,
+        Some(_) => {
+            quota::storage(&mut tx, new.owner, new.quotas).await??;
+            artifacts.keep_model(upload).await?;
+        }
         None => artifacts.discard(upload).await?,
     }
     tx.commit().await?;
@@ -143,8 +147,13 @@ pub async fn forget_artifact(pool: &PgPool, artifacts: &Artifacts, sha256: &str)
     Ok(tx.commit().await?)
 }
 
-pub async fn get(pool: &PgPool, id: Uuid) -> Result<Option<Model>, sqlx::Error> {
-    sqlx::query_as(select("id = $1")).bind(id).fetch_optional(pool).await
+/// `owner`: whose model it must be; anybody's if `None`.
+pub async fn get(pool: &PgPool, owner: Option<&str>, id: Uuid) -> Result<Option<Model>, sqlx::Error> {
+    sqlx::query_as(select("id = $1 and ($2::text is null or owner = $2)"))
+        .bind(id)
+        .bind(owner)
+        .fetch_optional(pool)
+        .await
 }
 
 /// The model of an evaluation, also when it was deleted since.
@@ -155,15 +164,22 @@ pub async fn get_even_deleted(pool: &PgPool, id: Uuid) -> Result<Option<Model>, 
         .await
 }
 
-/// Newest first, after the cursor `(created_at, id)`.
-pub async fn list(pool: &PgPool, after: Option<(DateTime<Utc>, Uuid)>, limit: i64) -> Result<Vec<Model>, sqlx::Error> {
+/// Newest first, after the cursor `(created_at, id)`; of one owner, or of everybody.
+pub async fn list(
+    pool: &PgPool,
+    owner: Option<&str>,
+    after: Option<(DateTime<Utc>, Uuid)>,
+    limit: i64,
+) -> Result<Vec<Model>, sqlx::Error> {
     let (time, id) = after.unzip();
     sqlx::query_as(select(
-        "($1::timestamptz is null or (created_at, id) < ($1, $2)) order by created_at desc, id desc limit $3",
+        "($1::timestamptz is null or (created_at, id) < ($1, $2)) and ($4::text is null or owner = $4)
+         order by created_at desc, id desc limit $3",
     ))
     .bind(time)
     .bind(id)
     .bind(limit)
+    .bind(owner)
     .fetch_all(pool)
     .await
 }
@@ -180,12 +196,13 @@ pub enum Deletion {
     },
 }
 
-/// Deletes a model that no unfinished evaluation needs. Its results stay.
-pub async fn delete(pool: &PgPool, id: Uuid) -> Result<Deletion, sqlx::Error> {
+/// Deletes a model (of this owner, or of anybody) that no unfinished evaluation needs. Its results stay.
+pub async fn delete(pool: &PgPool, owner: Option<&str>, id: Uuid) -> Result<Deletion, sqlx::Error> {
     let mut tx = pool.begin().await?;
     let found: Option<String> =
-        sqlx::query_scalar("select sha256 from models where id = $1 and deleted_at is null for update")
+        sqlx::query_scalar("select sha256 from models where id = $1 and deleted_at is null and ($2::text is null or owner = $2) for update")
             .bind(id)
+            .bind(owner)
             .fetch_optional(&mut *tx)
             .await?;
     let Some(sha256) = found else { return Ok(Deletion::NotFound) };

@@ -9,9 +9,6 @@ use super::models;
 use crate::protocol::Finding;
 use crate::protocol::report::{self, Diagnostics, Row, Table, Tally};
 
-/// The sandbox that evaluator children run in.
-const SANDBOX: &str = "off";
-
 /// The table of an evaluation, of what has been committed so far.
 pub async fn table(pool: &PgPool, evaluation: &Evaluation) -> Result<Table, sqlx::Error> {
     let model = models::get_even_deleted(pool, evaluation.model_id).await?.ok_or(sqlx::Error::RowNotFound)?;
@@ -29,7 +26,7 @@ pub async fn table(pool: &PgPool, evaluation: &Evaluation) -> Result<Table, sqlx
         columns: report::columns(&conditions, evaluation.protocol.aggregate),
         conditions,
         diagnostics: Diagnostics::of(findings),
-        provenance: provenance(evaluation, &model),
+        provenance: provenance(evaluation, &model, sandbox(pool, evaluation.id).await?),
     })
 }
 
@@ -41,7 +38,22 @@ pub fn rows(evaluation: &Evaluation, tallies: &[(usize, i64, Tally)]) -> Vec<Row
     evaluation.conditions.iter().enumerate().map(|(i, condition)| report::row(condition, &of(i))).collect()
 }
 
-fn provenance(evaluation: &Evaluation, model: &models::Model) -> Value {
+/// What the model ran in; a list where shards differ, null before the first has been committed.
+async fn sandbox(pool: &PgPool, evaluation: Uuid) -> Result<Value, sqlx::Error> {
+    let mut seen: Vec<Value> = sqlx::query_scalar(
+        "select distinct coalesce(sandbox, '\"off\"') from shards where evaluation_id = $1 and state = 'done'",
+    )
+    .bind(evaluation)
+    .fetch_all(pool)
+    .await?;
+    Ok(match seen.len() {
+        0 => Value::Null,
+        1 => seen.remove(0),
+        _ => Value::Array(seen),
+    })
+}
+
+fn provenance(evaluation: &Evaluation, model: &models::Model, sandbox: Value) -> Value {
     json!({
         "model": {
             "id": model.id, "name": model.name, "identity": model.identity, "sha256": model.sha256, "spec": model.spec.0,
@@ -52,7 +64,7 @@ fn provenance(evaluation: &Evaluation, model: &models::Model) -> Value {
         "seeds": evaluation.seeds,
         "profile": evaluation.profile.as_ref().map(|p| &p.0),
         "generation": evaluation.generation,
-        "sandbox": SANDBOX,
+        "sandbox": sandbox,
         "software": {"gauntlet": env!("CARGO_PKG_VERSION")},
         "state": evaluation.state,
         "outcome": evaluation.outcome.as_ref().map(|o| &o.0),
@@ -70,8 +82,8 @@ pub struct Standing {
     pub findings: Vec<Finding>,
 }
 
-/// The newest finished evaluation per model, dataset slice, seeds and resolved document of the protocols of this name.
-pub async fn standings(pool: &PgPool, protocol: &str) -> Result<Vec<Standing>, sqlx::Error> {
+/// Of what the owner (anybody, if `None`) may read: the newest finished evaluation per model, dataset slice, seeds and resolved document of the protocols of this name.
+pub async fn standings(pool: &PgPool, owner: Option<&str>, protocol: &str) -> Result<Vec<Standing>, sqlx::Error> {
     #[derive(sqlx::FromRow)]
     struct Finished {
         #[sqlx(flatten)]
@@ -83,10 +95,11 @@ pub async fn standings(pool: &PgPool, protocol: &str) -> Result<Vec<Standing>, s
         "select distinct on (e.model_id, e.dataset_hash, e.first_image, e.images, e.seeds, e.protocol)
              e.*, m.name as model_name, m.findings as model_findings
          from evaluations e join models m on m.id = e.model_id
-         where e.protocol_name = $1 and e.state = 'succeeded'
+         where e.protocol_name = $1 and e.state = 'succeeded' and (e.shared or $2::text is null or e.owner = $2)
          order by e.model_id, e.dataset_hash, e.first_image, e.images, e.seeds, e.protocol, e.finished_at desc",
     )
     .bind(protocol)
+    .bind(owner)
     .fetch_all(pool)
     .await?;
     let ids: Vec<Uuid> = finished.iter().map(|f| f.evaluation.id).collect();

@@ -1,10 +1,11 @@
 //! Workers that have announced themselves.
 
+use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::protocol::{NumericProfile, Platform};
+use crate::protocol::{NumericProfile, Platform, Sandbox};
 
 /// A worker not seen for this long counts as gone.
 pub const GONE_AFTER_SECONDS: f64 = 30.0;
@@ -13,11 +14,22 @@ pub struct NewWorker<'a> {
     pub id: Uuid,
     pub host: &'a str,
     pub platform: &'a Platform,
+    pub sandbox: &'a SandboxState,
+}
+
+/// Whether a worker can confine the models it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SandboxState {
+    /// A layer is missing: the worker takes no work.
+    Unavailable(String),
+    #[serde(untagged)]
+    Known(Sandbox),
 }
 
 pub async fn register(pool: &PgPool, worker: &NewWorker<'_>) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "insert into workers (id, host, pid, platform, version) values ($1, $2, $3, $4, $5)
+        "insert into workers (id, host, pid, platform, version, sandbox) values ($1, $2, $3, $4, $5, $6)
          on conflict (id) do update set seen_at = now(), draining = false",
     )
     .bind(worker.id)
@@ -25,6 +37,7 @@ pub async fn register(pool: &PgPool, worker: &NewWorker<'_>) -> Result<(), sqlx:
     .bind(std::process::id() as i32)
     .bind(Json(worker.platform))
     .bind(env!("CARGO_PKG_VERSION"))
+    .bind(Json(worker.sandbox))
     .execute(pool)
     .await?;
     sqlx::query("delete from workers where seen_at < now() - interval '1 day'").execute(pool).await?;
@@ -49,7 +62,8 @@ pub async fn unregister(pool: &PgPool, id: Uuid) -> Result<(), sqlx::Error> {
 pub async fn live(pool: &PgPool, profile: Option<&NumericProfile>) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(
         "select count(*) from workers
-         where not draining and seen_at > now() - make_interval(secs => $1) and ($2::jsonb is null or platform = $2)",
+         where not draining and not sandbox ? 'unavailable' and seen_at > now() - make_interval(secs => $1)
+           and ($2::jsonb is null or platform = $2)",
     )
     .bind(GONE_AFTER_SECONDS)
     .bind(profile.map(|p| Json(&p.platform)))
@@ -66,4 +80,16 @@ pub async fn counts(pool: &PgPool) -> Result<Vec<(String, bool, i64)>, sqlx::Err
     .bind(GONE_AFTER_SECONDS)
     .fetch_all(pool)
     .await
+}
+
+/// Live workers that take no work, or work without a sandbox; equal ones once.
+pub async fn unconfined(pool: &PgPool) -> Result<Vec<SandboxState>, sqlx::Error> {
+    let states: Vec<Json<SandboxState>> = sqlx::query_scalar(
+        "select distinct sandbox from workers
+         where seen_at > now() - make_interval(secs => $1) and not sandbox ? 'enforced'",
+    )
+    .bind(GONE_AFTER_SECONDS)
+    .fetch_all(pool)
+    .await?;
+    Ok(states.into_iter().map(|state| state.0).collect())
 }

@@ -24,8 +24,8 @@ pub async fn run(
         |e: &dyn std::fmt::Display| ChildError::Failed { code: "artifact_store".into(), detail: e.to_string() };
     let file = artifacts.model_file(&model.sha256).await.map_err(|e| missing(&e))?;
     let images = probe_images(catalogue, &model.spec, dataset).await;
-    let mut child = Child::start(options).await?;
-    child.load(&file, &model.spec, None, BatchWish::Free).await?;
+    let mut child = Child::start(options, Some(&file)).await?;
+    child.load(&model.spec, None, BatchWish::Free).await?;
     match child.ask(Request::Probe, &images, |_| {}).await? {
         (Reply::Probed { findings, seconds_per_forward }, _) if seconds_per_forward.is_finite() => {
             Ok((findings, ProbeReport { seconds_per_forward }))

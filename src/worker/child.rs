@@ -1,6 +1,7 @@
 //! One evaluator child: start it, ask it, kill it.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -16,8 +17,10 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::{ChildError, metrics};
-use crate::protocol::{Device, ModelSpec, NumericProfile, Platform};
-use crate::wire::{self, Answer, BatchWish, Call, Progress, Reply, Request, SOCKET_FD, WireError};
+use crate::protocol::{Device, ModelSpec, NumericProfile, Platform, Sandbox};
+use crate::wire::{
+    self, Answer, BatchWish, Call, Confinement, MODEL_FD, Progress, Reply, Request, SOCKET_FD, WireError,
+};
 
 /// Last bytes of the child's output that are kept for its obituary.
 const LOG_TAIL: usize = 4096;
@@ -30,9 +33,16 @@ pub struct ChildOptions {
     pub binary: PathBuf,
     pub device: Device,
     pub threads: u32,
+    /// The sandbox's bounds; `None` switches it off.
+    pub confinement: Option<Confinement>,
     /// A child silent for this long is hung.
     pub no_progress: Duration,
+    /// Longest time for one question, however lively the child is.
+    pub wall: Duration,
 }
+
+/// Time between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// A running child. Dropping it kills its whole process group.
 pub struct Child {
@@ -43,13 +53,18 @@ pub struct Child {
     /// Ends when both outputs have been read to their end.
     reading: JoinHandle<()>,
     no_progress: Duration,
+    wall: Duration,
     oom_kills: Option<u64>,
     pub platform: Platform,
+    pub sandbox: Sandbox,
 }
 
 impl Child {
-    /// Starts a child and has it load libtorch.
-    pub async fn start(options: &ChildOptions) -> Result<Self, ChildError> {
+    /// Starts a child and has it enter its sandbox and load libtorch. `model` is the only model it will be able to read.
+    pub async fn start(options: &ChildOptions, model: Option<&Path>) -> Result<Self, ChildError> {
+        let unreadable =
+            |e| ChildError::Failed { code: "artifact_store".into(), detail: format!("the model's file: {e}") };
+        let model = model.map(File::open).transpose().map_err(unreadable)?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(ChildError::Spawn)?;
         let mut command = tokio::process::Command::new(&options.binary);
         command.arg("evaluate").env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -58,11 +73,11 @@ impl Child {
         // a shared one.
         command.env("OMP_WAIT_POLICY", "PASSIVE").env("GOMP_SPINCOUNT", "0");
         command.process_group(0).kill_on_drop(true);
-        let (socket, parent) = (theirs.as_raw_fd(), std::process::id());
+        let (socket, file, parent) = (theirs.as_raw_fd(), model.as_ref().map(File::as_raw_fd), std::process::id());
         // SAFETY: only async-signal-safe calls between fork and exec.
-        unsafe { command.pre_exec(move || hand_over(socket, parent)) };
+        unsafe { command.pre_exec(move || hand_over(socket, file, parent)) };
         let mut process = command.spawn().map_err(ChildError::Spawn)?;
-        drop(theirs);
+        drop((theirs, model));
         let log = Arc::new(Mutex::new(VecDeque::new()));
         let (out, err) = (keep_tail(process.stdout.take(), log.clone()), keep_tail(process.stderr.take(), log.clone()));
         let reading = tokio::spawn(async {
@@ -76,29 +91,32 @@ impl Child {
             log,
             reading,
             no_progress: options.no_progress,
+            wall: options.wall,
             oom_kills: oom_kills(),
             platform: Platform { device: options.device, hardware: String::new(), libtorch: String::new() },
+            sandbox: Sandbox::Off,
         };
         metrics::CHILD_STARTS.inc();
         metrics::CHILDREN.inc();
-        let start = Request::Start { device: options.device, threads: options.threads };
-        match child.ask(start, &[], |_| {}).await? {
-            (Reply::Started { platform }, _) => child.platform = platform,
-            (other, _) => return Err(unexpected(&other)),
+        let (device, threads, confinement) = (options.device, options.threads, options.confinement.clone());
+        let wanted = confinement.is_some();
+        match child.ask(Request::Start { device, threads, confinement }, &[], |_| {}).await? {
+            (Reply::Started { platform, sandbox }, _) if wanted == (sandbox != Sandbox::Off) => {
+                (child.platform, child.sandbox) = (platform, sandbox);
+                Ok(child)
+            }
+            (other, _) => Err(unexpected(&other)),
         }
-        Ok(child)
     }
 
-    /// Has the child load a model; returns the numeric profile it will run under.
+    /// Has the child load the model it was started with; returns the numeric profile it will run under.
     pub async fn load(
         &mut self,
-        model: &Path,
         spec: &ModelSpec,
         profile: Option<&NumericProfile>,
         batch: BatchWish,
     ) -> Result<NumericProfile, ChildError> {
-        let path = model.to_string_lossy().into_owned();
-        let request = Request::Load { path, spec: spec.clone(), profile: profile.cloned(), batch };
+        let request = Request::Load { spec: spec.clone(), profile: profile.cloned(), batch };
         match self.ask(request, &[], |_| {}).await? {
             (Reply::Loaded { profile }, _) => Ok(profile),
             (other, _) => Err(unexpected(&other)),
@@ -114,7 +132,8 @@ impl Child {
         progress: impl FnMut(Progress),
     ) -> Result<(Reply, Vec<u8>), ChildError> {
         let call = Call { nonce: Uuid::new_v4(), request };
-        match self.exchange(&call, payload, progress).await {
+        let exchange = tokio::time::timeout(self.wall, self.exchange(&call, payload, progress)).await;
+        match exchange.unwrap_or(Err(ChildError::WallTime(self.wall.as_secs()))) {
             Ok((Reply::Failed { code, detail }, _)) if code == "out_of_memory" => {
                 self.kill().await;
                 Err(ChildError::OutOfMemory(detail))
@@ -179,24 +198,26 @@ impl Child {
         self.process.id().unwrap_or(0)
     }
 
-    /// Kills the process group and waits for the child's end.
+    /// Asks the process group to end, kills what has not after a moment, and waits for the child's end.
     pub async fn kill(&mut self) {
-        self.kill_group();
+        self.signal_group(Signal::SIGTERM);
+        tokio::time::timeout(GRACE, self.process.wait()).await.ok();
+        self.signal_group(Signal::SIGKILL);
         self.process.wait().await.ok();
     }
 
-    fn kill_group(&self) {
+    fn signal_group(&self, signal: Signal) {
         // An id of 0 would be our own group. The group outlives its leader only while members live, so no stranger is hit
         // as long as the leader has not been reaped and its id reused; `process.id()` is `None` after reaping.
         if self.group.as_raw() > 0 && self.process.id().is_some() {
-            killpg(self.group, Signal::SIGKILL).ok();
+            killpg(self.group, signal).ok();
         }
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        self.kill_group();
+        self.signal_group(Signal::SIGKILL);
         metrics::CHILDREN.dec();
     }
 }
@@ -213,8 +234,8 @@ fn closed_is_crash(error: WireError) -> ChildError {
     }
 }
 
-/// Runs in the child between fork and exec: the socket goes to its place, and the child dies with its parent.
-fn hand_over(socket: RawFd, parent: u32) -> std::io::Result<()> {
+/// Runs in the child between fork and exec: socket and model go to their places, and the child dies with its parent.
+fn hand_over(socket: RawFd, model: Option<RawFd>, parent: u32) -> std::io::Result<()> {
     let check = |result: libc::c_int| if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) };
     // SAFETY: plain system calls on descriptors that are open here.
     unsafe {
@@ -225,11 +246,20 @@ fn hand_over(socket: RawFd, parent: u32) -> std::io::Result<()> {
         }
         let core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         check(libc::setrlimit(libc::RLIMIT_CORE, &core))?;
-        if socket == SOCKET_FD {
-            check(libc::fcntl(socket, libc::F_SETFD, 0))
-        } else {
-            check(libc::dup2(socket, SOCKET_FD))
+        // Copies above both places first, so that neither is overwritten before it has been moved.
+        let above = MODEL_FD + 1;
+        let socket = libc::fcntl(socket, libc::F_DUPFD_CLOEXEC, above);
+        check(socket)?;
+        let model = model.map(|model| libc::fcntl(model, libc::F_DUPFD_CLOEXEC, above));
+        check(libc::dup2(socket, SOCKET_FD))?;
+        if let Some(model) = model {
+            check(model)?;
+            check(libc::dup2(model, MODEL_FD))?;
         }
+        // What this process may itself have inherited open stays behind. Kernels without the call have no sandbox either.
+        let first = if model.is_some() { above } else { MODEL_FD };
+        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        Ok(())
     }
 }
 

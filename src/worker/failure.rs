@@ -2,7 +2,7 @@
 
 use crate::queue::Failure;
 
-use crate::wire::WireError;
+use crate::wire::{SANDBOX_UNAVAILABLE, WireError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ChildError {
@@ -15,6 +15,8 @@ pub enum ChildError {
     OutOfMemory(String),
     #[error("the evaluator gave no sign of life for {0} s and was killed")]
     NoProgress(u64),
+    #[error("the evaluator worked on one question for more than {0} s and was killed")]
+    WallTime(u64),
     /// Bytes that are no frame, an answer to another question, or results that cannot be.
     #[error("the evaluator broke the protocol: {0}")]
     Garbage(String),
@@ -27,8 +29,16 @@ pub enum ChildError {
 
 /// Whether a code of [`ChildError::Failed`] speaks of this machine rather than of the model: another may do better.
 pub fn is_of_the_machine(code: &str) -> bool {
-    ["artifact_store", "bad_request", "libtorch_error", "libtorch_setup", "no_device", "profile_mismatch"]
-        .contains(&code)
+    [
+        "artifact_store",
+        "bad_request",
+        "libtorch_error",
+        "libtorch_setup",
+        "no_device",
+        "profile_mismatch",
+        SANDBOX_UNAVAILABLE,
+    ]
+    .contains(&code)
 }
 
 impl ChildError {
@@ -39,6 +49,7 @@ impl ChildError {
             Self::Crashed { .. } => "evaluator_crashed",
             Self::OutOfMemory(_) => "out_of_memory",
             Self::NoProgress(_) => "no_progress",
+            Self::WallTime(_) => "wall_time",
             Self::Garbage(_) => "protocol_violation",
             Self::Failed { code, .. } | Self::Rejected { code, .. } => code,
         }
@@ -53,7 +64,8 @@ impl ChildError {
             }
             Self::OutOfMemory(_) => Failure::OutOfMemory { batch, detail },
             Self::Failed { code: given, .. } if is_of_the_machine(given) => Failure::Transient { code, detail },
-            Self::Failed { .. } | Self::Rejected { .. } => Failure::Permanent { code, detail },
+            // It ran for hours and showed that it was alive: another attempt would be as slow.
+            Self::WallTime(_) | Self::Failed { .. } | Self::Rejected { .. } => Failure::Permanent { code, detail },
         }
     }
 }

@@ -117,6 +117,7 @@ pub async fn run(
         validate::Claims { verdicts: &verdicts, witnesses: &witnesses, payload: &payload, findings: &findings };
     validate::results(&conditions, &batch, &claimed.model.spec, witness_images, &claims)
         .map_err(|problem| garbage(problem, size))?;
+    let sandbox = loaded.child.sandbox.clone();
     *kept = Some(loaded);
     let name = format!("{}/{}-{}", evaluation.id, claimed.lease.shard, claimed.lease.token());
     let verdicts_key = format!("verdicts/{name}.parquet");
@@ -143,7 +144,8 @@ pub async fn run(
         Some(key)
     };
     let tallies = claimed.conditions.iter().zip(&verdicts).map(|(&i, v)| (i, Tally::of(v))).collect();
-    Ok(ShardResult { tallies, verdicts_key, witnesses_key, findings, seconds: started.elapsed().as_secs_f64() })
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(ShardResult { tallies, verdicts_key, witnesses_key, findings, sandbox, seconds })
 }
 
 fn failed(error: ChildError, batch: u32) -> JobError {
@@ -171,8 +173,8 @@ async fn ready(tools: &Tools<'_>, claimed: &Claimed, kept: Option<Loaded>) -> Re
     loop {
         let batch = wanted.as_ref().map_or(1, |p| p.batch);
         let failed = |e: ChildError| failed(e, batch);
-        let mut child = Child::start(tools.child).await.map_err(failed)?;
-        let profile = child.load(&file, &claimed.model.spec, wanted.as_ref(), wish).await.map_err(failed)?;
+        let mut child = Child::start(tools.child, Some(&file)).await.map_err(failed)?;
+        let profile = child.load(&claimed.model.spec, wanted.as_ref(), wish).await.map_err(failed)?;
         let fixed = claimed.lease.fix_profile(tools.pool, &profile).await?;
         if fixed == profile {
             return Ok(Loaded { child, evaluation: evaluation.id, generation: evaluation.generation, profile });

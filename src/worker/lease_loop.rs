@@ -14,12 +14,13 @@ use super::failure::{self, ChildError};
 use super::job::{self, JobError, Loaded, Tools};
 use super::metrics::{self, Busy};
 use crate::dataset::Catalogue;
-use crate::protocol::Platform;
+use crate::protocol::{Platform, Sandbox};
 use crate::queue::{self, CheckLease, Claimed, Lease, LeaseError, Order};
 use crate::store::Artifacts;
 use crate::store::models::Rejection;
-use crate::store::workers::{self, NewWorker};
+use crate::store::workers::{self, NewWorker, SandboxState};
 use crate::telemetry::trace;
+use crate::wire::SANDBOX_UNAVAILABLE;
 
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
@@ -46,6 +47,8 @@ pub struct Worker {
     catalogue: Catalogue,
     options: WorkerOptions,
     platform: Platform,
+    /// Whether models may be run here.
+    confines: bool,
     kept: Option<Loaded>,
 }
 
@@ -58,16 +61,18 @@ enum Interrupted {
 }
 
 impl Worker {
-    /// Starts a child to learn what the device is, and announces the worker.
+    /// Starts a child to learn what the device is, and announces the worker. A worker that cannot have the sandbox it is
+    /// to have is announced as well, and takes no work.
     pub async fn start(pool: PgPool, artifacts: Artifacts, options: WorkerOptions) -> anyhow::Result<Self> {
         metrics::announce();
-        let platform = Child::start(&options.child).await?.platform.clone();
+        let (platform, sandbox) = explore(&options.child).await?;
         let id = Uuid::now_v7();
         let host = nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default();
-        workers::register(&pool, &NewWorker { id, host: &host, platform: &platform }).await?;
+        workers::register(&pool, &NewWorker { id, host: &host, platform: &platform, sandbox: &sandbox }).await?;
         info!(worker = %id, device = %platform.device, hardware = platform.hardware, libtorch = platform.libtorch, "worker ready");
         let catalogue = Catalogue::new(artifacts.store());
-        Ok(Self { id, pool, artifacts, catalogue, options, platform, kept: None })
+        let confines = announce(&sandbox);
+        Ok(Self { id, pool, artifacts, catalogue, options, platform, confines, kept: None })
     }
 
     /// Works until told to end, then closes its pool.
@@ -107,6 +112,9 @@ impl Worker {
 
     /// Does one piece of work; `false` when there is none.
     async fn step(&mut self, shutdown: &Shutdown) -> Result<bool, sqlx::Error> {
+        if !self.confines {
+            return Ok(false);
+        }
         if let Some(lease) = queue::claim_check(&self.pool, self.options.lease).await? {
             let span = trace::of(lease.model.id, info_span!("check", model = %lease.model.id));
             self.check(lease, shutdown).instrument(span).await;
@@ -233,6 +241,39 @@ impl Worker {
             }
         }
     }
+}
+
+/// What the device is, and whether the sandbox can be had. Without one, the child that says what the device is gets no
+/// model to run.
+async fn explore(options: &ChildOptions) -> Result<(Platform, SandboxState), ChildError> {
+    match Child::start(options, None).await {
+        Ok(child) => Ok((child.platform.clone(), SandboxState::Known(child.sandbox.clone()))),
+        Err(ChildError::Failed { code, detail }) if code == SANDBOX_UNAVAILABLE => {
+            let open = ChildOptions { confinement: None, ..options.clone() };
+            Ok((Child::start(&open, None).await?.platform.clone(), SandboxState::Unavailable(detail)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Says in log and metrics what models will run in; returns whether any will.
+fn announce(sandbox: &SandboxState) -> bool {
+    let level = match sandbox {
+        SandboxState::Known(sandbox) => sandbox.level(),
+        SandboxState::Unavailable(_) => "unavailable",
+    };
+    metrics::SANDBOX.with_label_values(&[level]).inc();
+    match sandbox {
+        SandboxState::Known(Sandbox::Enforced(layers)) => info!(?layers, "models run in a sandbox"),
+        SandboxState::Known(Sandbox::Off) => warn!("models run without a sandbox: run none that you do not trust"),
+        SandboxState::Unavailable(why) => {
+            tracing::error!(
+                why,
+                "models are refused: the sandbox cannot be had here; `sandbox = \"off\"` would run them without"
+            );
+        }
+    }
+    level != "unavailable"
 }
 
 /// Shows that the worker lives, and takes back leases of workers that do not.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{LazyLock, Mutex};
 
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, Opts};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, register_int_gauge_vec};
 
 use super::ChildError;
 use crate::queue::{Committed, Failure, ShardResult};
@@ -47,6 +47,12 @@ metrics! { by_kind: IntCounterVec;
     FINDINGS "gauntlet_worker_findings_total" "Findings in committed shards, by code."
 }
 
+/// By level: `enforced`, `off`, or `unavailable` (such workers refuse models).
+pub static SANDBOX: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!("gauntlet_worker_sandbox", "Workers of this process by what models run in.", &["level"])
+        .expect("each metric is registered once")
+});
+
 /// Shards take seconds to hours.
 fn minutes(name: &str, help: &str) -> Histogram {
     histogram(name, help, &[1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0, 86400.0])
@@ -58,7 +64,7 @@ fn by_kind(name: &str, help: &str) -> IntCounterVec {
 
 const FAILURE_KINDS: [&str; 3] = ["transient", "permanent", "out_of_memory"];
 const CHECK_KINDS: [&str; 3] = ["ready", "rejected", "failed"];
-const CHILD_KINDS: [&str; 5] = ["spawn", "crashed", "out_of_memory", "no_progress", "protocol"];
+const CHILD_KINDS: [&str; 6] = ["spawn", "crashed", "out_of_memory", "no_progress", "protocol", "wall_time"];
 
 /// Makes every series exist, at zero, before anything happens: what is absent cannot alarm.
 pub fn announce() {
@@ -93,6 +99,7 @@ pub fn child_failed(error: &ChildError) {
         ChildError::OutOfMemory(_) => CHILD_KINDS[2],
         ChildError::NoProgress(_) => CHILD_KINDS[3],
         ChildError::Garbage(_) => CHILD_KINDS[4],
+        ChildError::WallTime(_) => CHILD_KINDS[5],
         ChildError::Failed { .. } | ChildError::Rejected { .. } => return,
     };
     CHILD_FAILURES.with_label_values(&[kind]).inc();

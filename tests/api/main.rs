@@ -3,8 +3,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod access;
 mod contract;
 mod evaluations;
+mod idempotency;
 mod models;
 mod problems;
 mod protocols;

@@ -2,7 +2,9 @@
 
 use axum::Router;
 use gauntlet::http::{self, AppState, Code, Settings};
+use gauntlet::protocol::Sandbox;
 use gauntlet::store::Artifacts;
+use gauntlet::store::workers::{self, SandboxState};
 use serde_json::json;
 use tower::ServiceExt;
 
@@ -15,6 +17,13 @@ async fn readiness_names_the_part_that_fails_and_liveness_needs_none() {
     assert_eq!((&ready["ready"], ready["warnings"].as_array().unwrap().len()), (&json!(true), 1));
     bench.announce_worker().await;
     assert_eq!(bench.json("/readyz").await["warnings"], json!([]));
+    bench.announce(&SandboxState::Unavailable("landlock: not there".into())).await;
+    bench.announce(&SandboxState::Known(Sandbox::Off)).await;
+    let warnings = bench.json("/readyz").await["warnings"].to_string();
+    assert!(warnings.contains("refuses models") && warnings.contains("landlock: not there"), "{warnings}");
+    assert!(warnings.contains("without a sandbox"), "{warnings}");
+    // The one that refuses models does not count as a worker.
+    assert_eq!(workers::live(&bench.pool, None).await.unwrap(), 2);
     sqlx::query("delete from _sqlx_migrations").execute(&bench.pool).await.unwrap();
     std::fs::remove_dir_all(bench.folder.path()).unwrap();
     let response = bench.get("/readyz").await;
@@ -33,7 +42,8 @@ async fn an_unreachable_database_is_a_503_that_says_so() {
         .connect_lazy("postgres://nobody@127.0.0.1:1/nothing")
         .unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let state = AppState::new(pool, Artifacts::local(folder.path()).unwrap(), Settings::default());
+    let state =
+        AppState::new(pool, Artifacts::local(folder.path()).unwrap(), Settings { open: true, ..Settings::default() });
     let app: Router = http::router(state);
     let ask = |path: &str| {
         let request = axum::http::Request::get(path).body(axum::body::Body::empty()).unwrap();

@@ -6,7 +6,9 @@ use std::time::Duration;
 use gauntlet::dataset::{Catalogue, ImportOptions, Manifest, Preset, Shape, Source};
 use gauntlet::http::{self, AppState, Settings};
 use gauntlet::protocol::report::Tally;
-use gauntlet::protocol::{Device, MemoryFormat, NumericProfile, Platform, Precision, Stage, Verdict};
+use gauntlet::protocol::{
+    Device, Enforced, MemoryBound, MemoryFormat, NumericProfile, Platform, Precision, Sandbox, Stage, Verdict,
+};
 use gauntlet::queue::{self, Claimed, ShardResult};
 use gauntlet::store::evidence::{self, VerdictRow, WitnessSet};
 use gauntlet::store::models::ProbeReport;
@@ -53,6 +55,10 @@ pub fn profile(batch: u32) -> NumericProfile {
     }
 }
 
+pub fn enforced() -> Sandbox {
+    Sandbox::Enforced(Enforced { landlock_abi: 7, own_account: true, memory: MemoryBound::Rlimit })
+}
+
 pub const LEASE: Duration = Duration::from_secs(30);
 
 impl Bench {
@@ -73,6 +79,7 @@ impl Bench {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
+        let settings = Settings { open: true, ..settings };
         let state = AppState::new(pool.clone(), artifacts.clone(), settings);
         let server = Some(tokio::spawn(http::serve(listener, state, shutdown.clone())));
         Self { url, client: Client::new(), pool, artifacts, folder, shutdown, server, _database: database }
@@ -175,12 +182,17 @@ impl Bench {
         if let Some(key) = &witnesses_key {
             self.artifacts.put(key, evidence::to_safetensors(&sets).unwrap()).await.unwrap();
         }
-        ShardResult { tallies, verdicts_key, witnesses_key, findings: Vec::new(), seconds: 1.0 }
+        ShardResult { tallies, verdicts_key, witnesses_key, findings: Vec::new(), sandbox: Sandbox::Off, seconds: 1.0 }
     }
 
     /// Makes a worker known, so that waiting has other reasons than its absence.
     pub async fn announce_worker(&self) {
-        let worker = workers::NewWorker { id: Uuid::new_v4(), host: "test", platform: &platform() };
+        self.announce(&workers::SandboxState::Known(enforced())).await;
+    }
+
+    /// The same with this sandbox.
+    pub async fn announce(&self, sandbox: &workers::SandboxState) {
+        let worker = workers::NewWorker { id: Uuid::new_v4(), host: "test", platform: &platform(), sandbox };
         workers::register(&self.pool, &worker).await.unwrap();
     }
 

@@ -3,4 +3,5 @@
 
 pub mod bench;
 pub mod postgres;
+pub mod torchscript;
 pub mod world;

@@ -11,7 +11,7 @@ use gauntlet::protocol::{Format, ModelSpec, Protocol};
 use gauntlet::store::evaluations::{self, Evaluation, NewEvaluation, WitnessPolicy};
 use gauntlet::store::evidence::{self, VerdictRow};
 use gauntlet::store::models::{self, Model, NewModel};
-use gauntlet::store::{Artifacts, LOCAL_OWNER, pool, shards};
+use gauntlet::store::{Artifacts, LOCAL_OWNER, Quotas, pool, shards};
 use sqlx::PgPool;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::postgres::{Guard, fresh_database};
 
 /// How long anything may take before a test gives up on it.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct World {
     pub pool: PgPool,
@@ -59,7 +59,13 @@ impl World {
         let bytes = std::fs::read(path).unwrap();
         let stream = futures::stream::iter([Ok::<_, std::io::Error>(bytes.into())]);
         let upload = self.artifacts.upload(stream, u64::MAX).await.unwrap();
-        let new = NewModel { owner: LOCAL_OWNER, name: "test model", identity: &Uuid::new_v4().to_string(), spec };
+        let new = NewModel {
+            owner: LOCAL_OWNER,
+            name: "test model",
+            identity: &Uuid::new_v4().to_string(),
+            spec,
+            quotas: &Quotas::NONE,
+        };
         models::insert(&self.pool, &self.artifacts, &upload, &new).await.unwrap().0
     }
 
@@ -68,6 +74,7 @@ impl World {
         let preset = dataset.preset.map(|p| p.to_string());
         let conditions = protocol.conditions(preset.as_deref()).unwrap();
         let new = NewEvaluation {
+            id: Uuid::now_v7(),
             owner: LOCAL_OWNER,
             model,
             dataset: &dataset,
@@ -78,12 +85,18 @@ impl World {
             seeds,
             witnesses: WitnessPolicy::Sample(8),
             priority: 0,
+            quotas: &Quotas::NONE,
         };
         evaluations::insert(&self.pool, &new).await.unwrap().id
     }
 
     /// Starts a `gauntlet worker` process with short leases.
     pub fn worker(&self) -> Worker {
+        self.worker_with(&[])
+    }
+
+    /// The same with more settings.
+    pub fn worker_with(&self, variables: &[(&str, &str)]) -> Worker {
         let child = Command::new(env!("CARGO_BIN_EXE_gauntlet"))
             .args(["worker", "--data-dir"])
             .arg(self.data.path())
@@ -93,6 +106,7 @@ impl World {
             .env("GAUNTLET_THREADS", "1")
             .env("GAUNTLET_DEVICE", "cpu")
             .env("GAUNTLET_LOG_LEVEL", "error")
+            .envs(variables.iter().copied())
             .current_dir(self.data.path())
             .stdout(Stdio::null())
             .spawn()
@@ -140,7 +154,7 @@ impl World {
     pub async fn until_checked(&self, id: Uuid) -> Model {
         let start = Instant::now();
         loop {
-            let model = models::get(&self.pool, id).await.unwrap().unwrap();
+            let model = models::get(&self.pool, None, id).await.unwrap().unwrap();
             if model.state != "checking" {
                 return model;
             }

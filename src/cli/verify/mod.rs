@@ -61,9 +61,9 @@ pub async fn run(arguments: VerifyArguments, settings: &Settings) -> anyhow::Res
 
     let mut options = context::child_options(settings, 1)?;
     options.device = profile.platform.device;
-    let mut child = Child::start(&options).await?;
+    let mut child = Child::start(&options, Some(&file)).await?;
     child
-        .load(&file, &model.spec, Some(&profile), BatchWish::Free)
+        .load(&model.spec, Some(&profile), BatchWish::Free)
         .await
         .context("this machine cannot take the evaluation's numeric profile")?;
 

@@ -1,0 +1,112 @@
+//! Which system calls are refused. A deny list: libtorch and the CUDA driver need the rest, and files are Landlock's.
+
+use std::collections::BTreeMap;
+
+use libc::*;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, apply_filter, sock_filter,
+};
+
+/// Refused with EPERM, whatever the arguments.
+#[rustfmt::skip]
+const DENIED: &[c_long] = &[
+    // Sockets: Landlock knows TCP only. The one the child speaks over was made before.
+    SYS_socket, SYS_bind, SYS_listen, SYS_connect, SYS_accept, SYS_accept4,
+    // Other processes.
+    SYS_ptrace, SYS_process_vm_readv, SYS_process_vm_writev, SYS_process_madvise, SYS_kcmp, SYS_pidfd_open,
+    SYS_pidfd_getfd, SYS_pidfd_send_signal, SYS_rt_sigqueueinfo, SYS_rt_tgsigqueueinfo, SYS_tkill,
+    // Other programs.
+    SYS_execve, SYS_execveat,
+    // Shared memory, queues and semaphores by key: another program of the same account may use them.
+    SYS_shmget, SYS_shmat, SYS_shmctl, SYS_msgget, SYS_msgsnd, SYS_msgrcv, SYS_msgctl, SYS_semget, SYS_semop,
+    SYS_semctl, SYS_semtimedop, SYS_mq_open, SYS_mq_unlink,
+    // What Landlock does not see: owners, modes, times, attributes, and truncation on old kernels.
+    SYS_fchmod, SYS_fchmodat, SYS_fchown, SYS_fchownat, SYS_truncate, SYS_utimensat, SYS_setxattr, SYS_lsetxattr,
+    SYS_fsetxattr, SYS_removexattr, SYS_lremovexattr, SYS_fremovexattr, SYS_name_to_handle_at, SYS_open_by_handle_at,
+    // Namespaces, mounts, the kernel.
+    SYS_unshare, SYS_setns, SYS_mount, SYS_umount2, SYS_pivot_root, SYS_chroot, SYS_move_mount, SYS_open_tree,
+    SYS_fsopen, SYS_fsconfig, SYS_fsmount, SYS_fspick, SYS_mount_setattr, SYS_swapon, SYS_swapoff, SYS_reboot,
+    SYS_kexec_load, SYS_init_module, SYS_finit_module, SYS_delete_module, SYS_acct, SYS_quotactl, SYS_syslog,
+    SYS_settimeofday, SYS_clock_settime, SYS_clock_adjtime, SYS_adjtimex, SYS_sethostname, SYS_setdomainname,
+    SYS_personality, SYS_vhangup, SYS_fanotify_init,
+    // Large, much attacked, not needed.
+    SYS_bpf, SYS_perf_event_open, SYS_userfaultfd, SYS_add_key, SYS_request_key, SYS_keyctl, SYS_io_uring_setup,
+    SYS_io_uring_enter, SYS_io_uring_register,
+];
+
+/// Older spellings that only this architecture has.
+#[cfg(target_arch = "x86_64")]
+#[rustfmt::skip]
+const DENIED_HERE: &[c_long] = &[
+    SYS_fork, SYS_vfork, SYS_chmod, SYS_chown, SYS_lchown, SYS_utime, SYS_utimes, SYS_futimesat, SYS_iopl, SYS_ioperm,
+    SYS_modify_ldt, SYS_kexec_file_load, SYS_uselib, SYS_ustat, SYS_sysfs, SYS__sysctl,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const DENIED_HERE: &[c_long] = &[SYS_kexec_file_load];
+
+/// Newer calls whose arguments a filter cannot read. Answered as an old kernel would, so that libraries take the older
+/// call, whose arguments it can; 452 is `fchmodat2`.
+const UNKNOWN: &[c_long] = &[SYS_clone3, SYS_openat2, 452];
+
+/// Installs the filters. They bind this thread and those that it starts.
+pub fn deny() -> Result<(), String> {
+    for filter in [foreign_numbers(), compile(refused()?, EPERM)?, compile(unknown(), ENOSYS)?] {
+        apply_filter(&filter).map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
+
+fn compile(rules: Rules, errno: c_int) -> Result<BpfProgram, String> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|e| e.to_string())?;
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno as u32), arch);
+    filter.and_then(BpfProgram::try_from).map_err(|e| e.to_string())
+}
+
+fn unknown() -> Rules {
+    UNKNOWN.iter().map(|&call| (call, Vec::new())).collect()
+}
+
+fn refused() -> Result<Rules, String> {
+    let when = |argument: u8, operator: SeccompCmpOp, value: u64| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
+    };
+    let rule = |conditions: Vec<Result<SeccompCondition, _>>| {
+        SeccompRule::new(conditions.into_iter().collect::<Result<_, _>>()?)
+    };
+    let me = u64::from(std::process::id());
+    let (thread, truncate) = (CLONE_THREAD as u64, O_TRUNC as u64);
+    let conditional = || {
+        Ok(vec![
+            // Threads, not processes.
+            (SYS_clone, rule(vec![when(0, SeccompCmpOp::MaskedEq(thread), 0)])?),
+            // Signals and limits of this process only. 0 means this process group in the one and this process in the other.
+            (SYS_kill, rule(vec![when(0, SeccompCmpOp::Ne, me)])?),
+            (SYS_tgkill, rule(vec![when(0, SeccompCmpOp::Ne, me)])?),
+            (SYS_prlimit64, rule(vec![when(0, SeccompCmpOp::Ne, me), when(0, SeccompCmpOp::Ne, 0)])?),
+            // Before its third version Landlock does not see truncation.
+            (SYS_openat, rule(vec![when(2, SeccompCmpOp::MaskedEq(truncate), truncate)])?),
+            #[cfg(target_arch = "x86_64")]
+            (SYS_open, rule(vec![when(1, SeccompCmpOp::MaskedEq(truncate), truncate)])?),
+        ])
+    };
+    let conditional = conditional().map_err(|e: seccompiler::BackendError| e.to_string())?;
+    let always = DENIED.iter().chain(DENIED_HERE).map(|&call| (call, Vec::new()));
+    Ok(always.chain(conditional.into_iter().map(|(call, rule)| (call, vec![rule]))).collect())
+}
+
+/// Refuses system call numbers with bit 30 set: on x86-64 they are the x32 spellings of calls that the other filters name
+/// by their usual number.
+fn foreign_numbers() -> BpfProgram {
+    const X32: u32 = 0x4000_0000;
+    let step = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
+    vec![
+        // The call's number is the first field of what a filter sees.
+        step(BPF_LD | BPF_W | BPF_ABS, 0, 0, 0),
+        step(BPF_JMP | BPF_JGE | BPF_K, 0, 1, X32),
+        step(BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | EPERM as u32),
+        step(BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW),
+    ]
+}

@@ -1,0 +1,298 @@
+//! Keys, scopes, owners, quotas, rates: who may do what, and what nobody learns.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use gauntlet::http::{self, Settings};
+use gauntlet::store::keys::{self, NewKey, Scope};
+use gauntlet::store::{Quotas, pool};
+use reqwest::{Method, Response};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::common::bench::{Bench, evaluation_request, id, model_form};
+use crate::common::postgres::fresh_database;
+use crate::problems::problem;
+
+async fn key(bench: &Bench, owner: &str, scopes: &[Scope]) -> String {
+    let new = NewKey { owner, label: "", scopes, expires_at: None };
+    keys::create(&bench.pool, &new).await.unwrap().reveal()
+}
+
+async fn ask(bench: &Bench, key: &str, method: &Method, path: &str, body: Option<&Value>) -> Response {
+    let request = bench.client.request(method.clone(), bench.at(path)).bearer_auth(key);
+    match body {
+        Some(body) => request.json(body),
+        None => request,
+    }
+    .send()
+    .await
+    .unwrap()
+}
+
+async fn get(bench: &Bench, key: &str, path: &str) -> Response {
+    ask(bench, key, &Method::GET, path, None).await
+}
+
+async fn submit(bench: &Bench, key: &str, model: Uuid) -> Response {
+    ask(bench, key, &Method::POST, "/v1/evaluations", Some(&evaluation_request(model, json!({})))).await
+}
+
+async fn upload(bench: &Bench, key: &str, bytes: &str) -> Response {
+    let request = bench.client.post(bench.at("/v1/models")).bearer_auth(key);
+    request.multipart(model_form(bytes)).send().await.unwrap()
+}
+
+/// A model and an evaluation of Alice's, and the names that stand for them in paths.
+struct Alices {
+    model: Uuid,
+    evaluation: Uuid,
+}
+
+async fn alices(bench: &Bench, key: &str) -> Alices {
+    let model = id(&upload(bench, key, "hers").await.json().await.unwrap());
+    let evaluation = id(&submit(bench, key, model).await.json().await.unwrap());
+    Alices { model, evaluation }
+}
+
+/// Every operation under /v1: method and path template.
+fn operations() -> Vec<(Method, String)> {
+    let api = serde_json::to_value(http::openapi()).unwrap();
+    let mut all = Vec::new();
+    for (path, item) in api["paths"].as_object().unwrap() {
+        let methods = item.as_object().unwrap().keys().filter(|_| path.starts_with("/v1/"));
+        all.extend(methods.map(|m| (m.to_uppercase().parse().unwrap(), path.clone())));
+    }
+    assert!(all.len() > 20);
+    all
+}
+
+fn fill(template: &str, model: Uuid, evaluation: Uuid) -> String {
+    let id = if template.starts_with("/v1/models") { model } else { evaluation };
+    let path = template.replace("{id}", &id.to_string()).replace("{name}", "tiny");
+    match template {
+        "/v1/leaderboard" => format!("{path}?protocol=pgd-linf"),
+        "/v1/compare" => format!("{path}?a={evaluation}&b={evaluation}"),
+        _ => path,
+    }
+}
+
+/// A body that fits the operation, if it takes one.
+fn body(method: &Method, template: &str, model: Uuid) -> Option<Value> {
+    match (method.as_str(), template) {
+        ("POST", "/v1/evaluations") => Some(evaluation_request(model, json!({}))),
+        ("POST", "/v1/protocols") => Some(json!({"name": "mine", "clean": {}})),
+        _ => None,
+    }
+}
+
+/// Status and body, without the ids that were asked for.
+async fn shown(response: Response, ids: &[Uuid]) -> (u16, String) {
+    let status = response.status().as_u16();
+    let mut text = response.text().await.unwrap();
+    for id in ids {
+        text = text.replace(&id.to_string(), "ID");
+    }
+    (status, text)
+}
+
+#[tokio::test]
+async fn every_route_asks_for_a_key_and_tells_a_stranger_nothing() {
+    let bench = Bench::start().await;
+    let alice = key(&bench, "alice", &[Scope::Read, Scope::Submit]).await;
+    let reader = key(&bench, "alice", &[Scope::Read]).await;
+    let submitter = key(&bench, "alice", &[Scope::Submit]).await;
+    let bob = key(&bench, "bob", &[Scope::Read, Scope::Submit]).await;
+    let Alices { model, evaluation } = alices(&bench, &alice).await;
+    let (no_model, no_evaluation) = (Uuid::new_v4(), Uuid::new_v4());
+    for (method, template) in operations() {
+        let path = fill(&template, model, evaluation);
+        let bare = bench.client.request(method.clone(), bench.at(&path)).send().await.unwrap();
+        assert_eq!(bare.headers()["www-authenticate"], "Bearer");
+        assert_eq!(problem(bare, 401).await.0, "unauthorized", "{method} {path}");
+
+        let lacking = if method == Method::GET { &submitter } else { &reader };
+        let refused = ask(&bench, lacking, &method, &path, None).await;
+        assert_eq!(problem(refused, 403).await.0, "forbidden", "{method} {path}");
+
+        // What is Alice's looks to Bob like what is nobody's.
+        let hers = ask(&bench, &bob, &method, &path, body(&method, &template, model).as_ref()).await;
+        let nobodys = fill(&template, no_model, no_evaluation);
+        let nobodys = ask(&bench, &bob, &method, &nobodys, body(&method, &template, no_model).as_ref()).await;
+        let (hers, nobodys) =
+            (shown(hers, &[model, evaluation]).await, shown(nobodys, &[no_model, no_evaluation]).await);
+        if (&method, template.as_str()) == (&Method::POST, "/v1/protocols") {
+            // The same document twice is answered 201 and 200: both are Bob's own.
+            assert_eq!((hers.0, nobodys.0), (201, 200));
+            continue;
+        }
+        assert_eq!(hers, nobodys, "{method} {path}");
+        assert!(!template.contains("{id}") || hers.0 == 404, "{method} {path}: {hers:?}");
+    }
+    // Nothing of that touched what is Alice's.
+    let after: Value = get(&bench, &alice, &format!("/v1/evaluations/{evaluation}")).await.json().await.unwrap();
+    assert_eq!((&after["state"], &after["shared"]), (&json!("queued"), &json!(false)));
+    assert_eq!(get(&bench, &alice, &format!("/v1/models/{model}")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn listings_show_what_is_ones_own_and_an_admin_sees_everything() {
+    let bench = Bench::start().await;
+    let (alice, bob) =
+        (key(&bench, "alice", &[Scope::Read, Scope::Submit]).await, key(&bench, "bob", &[Scope::Read]).await);
+    let admin = key(&bench, "operator", &[Scope::Admin]).await;
+    alices(&bench, &alice).await;
+    for (path, expected) in [("/v1/models", [1, 0, 1]), ("/v1/evaluations", [1, 0, 1])] {
+        for (key, count) in [&alice, &bob, &admin].into_iter().zip(expected) {
+            let page: Value = get(&bench, key, path).await.json().await.unwrap();
+            assert_eq!(page["items"].as_array().unwrap().len(), count, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_shared_evaluation_is_readable_by_others_until_it_is_taken_back() {
+    let bench = Bench::start().await;
+    let both = [Scope::Read, Scope::Submit];
+    let (alice, bob) = (key(&bench, "alice", &both).await, key(&bench, "bob", &both).await);
+    let Alices { model, evaluation } = alices(&bench, &alice).await;
+    let base = format!("/v1/evaluations/{evaluation}");
+    let share = format!("{base}/share");
+    let leaderboard = "/v1/leaderboard?protocol=pgd-linf";
+    // Finished, so that it can stand on a leaderboard.
+    let check = gauntlet::queue::claim_check(&bench.pool, crate::common::bench::LEASE).await.unwrap().unwrap();
+    let probe = gauntlet::store::models::ProbeReport { seconds_per_forward: 3.0 };
+    check.accept(&bench.pool, &[], &probe).await.unwrap();
+    bench.work(|_, _| true).await;
+    assert_eq!(ask(&bench, &alice, &Method::PUT, &share, None).await.status(), 204);
+    for path in [&base, &format!("{base}/table"), &format!("{base}/verdicts.csv"), &format!("{base}/witnesses")] {
+        assert_eq!(get(&bench, &bob, path).await.status(), 200, "{path}");
+    }
+    let board: Value = get(&bench, &bob, leaderboard).await.json().await.unwrap();
+    assert_eq!(board["tables"][0]["rows"][0]["evaluation"], json!(evaluation));
+    // Reading is all: neither the model nor any change.
+    assert_eq!(get(&bench, &bob, &format!("/v1/models/{model}")).await.status(), 404);
+    assert_eq!(ask(&bench, &bob, &Method::POST, &format!("{base}/cancel"), None).await.status(), 404);
+    assert_eq!(ask(&bench, &bob, &Method::DELETE, &share, None).await.status(), 404);
+    assert_eq!(ask(&bench, &alice, &Method::DELETE, &share, None).await.status(), 204);
+    assert_eq!(get(&bench, &bob, &base).await.status(), 404);
+    let board: Value = get(&bench, &bob, leaderboard).await.json().await.unwrap();
+    assert_eq!(board["tables"], json!([]));
+}
+
+#[tokio::test]
+async fn useless_keys_are_refused_alike_and_a_rotated_one_works_until_it_is_retired() {
+    let bench = Bench::start().await;
+    let path = "/v1/models";
+    let good = key(&bench, "alice", &[Scope::Read]).await;
+    let expires_at = Some(Utc::now() - TimeDelta::seconds(1));
+    let new = NewKey { owner: "alice", label: "", scopes: &[Scope::Read], expires_at };
+    let expired = keys::create(&bench.pool, &new).await.unwrap().reveal();
+    let revoked = key(&bench, "alice", &[Scope::Read]).await;
+    assert!(keys::revoke(&bench.pool, revoked.split('_').nth(1).unwrap()).await.unwrap());
+    let (front, _) = good.rsplit_once('_').unwrap();
+    let wrong = format!("{front}_{}", "0".repeat(64));
+    let unknown = format!("gauntlet_{}_{}", "0".repeat(12), "0".repeat(64));
+    let mut answers = Vec::new();
+    for useless in [&expired, &revoked, &wrong, &unknown, &"not a key".to_owned(), &String::new()] {
+        answers.push(shown(get(&bench, useless, path).await, &[]).await);
+    }
+    assert!(answers[0].0 == 401 && answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    let id = good.split('_').nth(1).unwrap();
+    assert!(keys::retire(&bench.pool, id, 3600.0).await.unwrap());
+    assert_eq!(get(&bench, &good, path).await.status(), 200);
+    assert!(keys::retire(&bench.pool, id, 0.0).await.unwrap());
+    assert_eq!(get(&bench, &good, path).await.status(), 401);
+    // With every key useless the server stays closed.
+    assert_eq!(bench.get(path).await.status(), 401);
+    // The database could not give a secret away.
+    let row: String =
+        sqlx::query_scalar("select string_agg(k::text, '') from api_keys k").fetch_one(&bench.pool).await.unwrap();
+    assert!(!row.contains(good.rsplit('_').next().unwrap()));
+}
+
+#[tokio::test]
+async fn only_accepted_work_uses_up_a_quota_and_one_owner_does_not_use_up_anothers() {
+    let quotas = Quotas { open_evaluations: 2, evaluations_per_day: 3, model_bytes: 10 };
+    let bench = Bench::with(Settings { quotas, ..Settings::default() }).await;
+    let both = [Scope::Read, Scope::Submit];
+    let (alice, bob) = (key(&bench, "alice", &both).await, key(&bench, "bob", &both).await);
+    let model = id(&upload(&bench, &alice, "12345678").await.json().await.unwrap());
+    // Refused work costs nothing.
+    for _ in 0..5 {
+        let bad = evaluation_request(model, json!({"images": 0}));
+        assert_eq!(ask(&bench, &alice, &Method::POST, "/v1/evaluations", Some(&bad)).await.status(), 422);
+    }
+    let at_once = futures::future::join_all((0..6).map(|_| submit(&bench, &alice, model))).await;
+    let accepted: Vec<&Response> = at_once.iter().filter(|r| r.status() == 202).collect();
+    assert_eq!(accepted.len(), 2);
+    let refused = at_once.iter().find(|r| r.status() == 429).unwrap();
+    assert!(refused.headers().contains_key("retry-after"));
+    let page: Value = get(&bench, &alice, "/v1/evaluations").await.json().await.unwrap();
+    for evaluation in page["items"].as_array().unwrap() {
+        let path = format!("/v1/evaluations/{}/cancel", evaluation["id"].as_str().unwrap());
+        assert_eq!(ask(&bench, &alice, &Method::POST, &path, None).await.status(), 202);
+    }
+    assert_eq!(submit(&bench, &alice, model).await.status(), 202);
+    // The day's third was the last, though only one is open.
+    let refused = submit(&bench, &alice, model).await;
+    let seconds: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((86_000..=86_400).contains(&seconds), "{seconds}");
+    assert_eq!(problem(refused, 429).await.0, "quota_exceeded");
+    // Storage: what does not fit leaves nothing; what was deleted makes room.
+    assert_eq!(problem(upload(&bench, &alice, "123").await, 429).await.1, Some("file".into()));
+    assert_eq!((bench.files("models").len(), bench.files("uploads").len()), (1, 0));
+    assert_eq!(upload(&bench, &alice, "12").await.status(), 201);
+    let hers = upload(&bench, &bob, "1234567890").await;
+    assert_eq!(hers.status(), 201);
+    assert_eq!(submit(&bench, &bob, id(&hers.json().await.unwrap())).await.status(), 202);
+}
+
+#[tokio::test]
+async fn requests_beyond_the_rate_are_told_when_to_come_back() {
+    let bench = Bench::with(Settings { rate_per_minute: 3, ..Settings::default() }).await;
+    let (alice, bob) = (key(&bench, "alice", &[Scope::Read]).await, key(&bench, "bob", &[Scope::Read]).await);
+    for _ in 0..3 {
+        assert_eq!(get(&bench, &alice, "/v1/models").await.status(), 200);
+    }
+    let refused = get(&bench, &alice, "/v1/models").await;
+    let seconds: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=20).contains(&seconds), "{seconds}");
+    assert_eq!(problem(refused, 429).await.0, "rate_limited");
+    assert_eq!(get(&bench, &bob, "/v1/models").await.status(), 200);
+}
+
+#[tokio::test]
+async fn an_address_that_others_can_reach_needs_keys() {
+    let (url, _guard) = fresh_database().await;
+    let data = tempfile::tempdir().unwrap();
+    let gauntlet = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gauntlet"));
+        command.args(arguments).arg("--data-dir").arg(data.path()).current_dir(data.path()).env("DATABASE_URL", &url);
+        command.env("GAUNTLET_LISTEN", "0.0.0.0:0").env("GAUNTLET_METRICS_LISTEN", "127.0.0.1:0");
+        command
+    };
+    let refused = gauntlet(&["serve"]).output().unwrap();
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("gauntlet key create"), "{refused:?}");
+
+    let made = gauntlet(&["key", "create", "--owner", "alice", "--scope", "admin"]).output().unwrap();
+    let key = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+    let listed = gauntlet(&["key", "list"]).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.contains("alice") && !listed.contains(key.rsplit('_').next().unwrap()), "{listed}");
+
+    let mut server = gauntlet(&["serve"]).stderr(Stdio::piped()).spawn().unwrap();
+    let log = std::io::BufReader::new(server.stderr.take().unwrap());
+    let line = std::io::BufRead::lines(log).map(Result::unwrap).find(|line| line.contains("API on")).unwrap();
+    let port = line.split("0.0.0.0:").nth(1).unwrap().split(' ').next().unwrap();
+    let address = format!("http://127.0.0.1:{port}/v1/models");
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
+    assert_eq!(client.get(&address).send().await.unwrap().status(), 401);
+    assert_eq!(client.get(&address).bearer_auth(&key).send().await.unwrap().status(), 200);
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let database = pool::connect(&url, 1).await.unwrap();
+    assert!(keys::any(&database).await.unwrap());
+}
