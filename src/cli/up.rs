@@ -79,6 +79,7 @@ impl Running {
         let limits = http::Settings {
             max_model_bytes: settings.max_model_bytes,
             max_witness_bytes: settings.max_witness_bytes,
+            pictures: context::frost_pictures(settings, &artifacts).await?,
             ..http::Settings::default()
         };
         let crew =

@@ -1,5 +1,6 @@
 //! The evaluator child: loads one model, runs shards, knows neither database nor dataset.
 
+mod corrupting;
 mod examine;
 mod session;
 mod settle;

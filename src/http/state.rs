@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::views::Views;
 use super::watch::Watcher;
 use crate::dataset::Catalogue;
+use crate::protocol::Pictures;
 use crate::store::Artifacts;
 
 /// Limits of the API.
@@ -17,6 +18,8 @@ pub struct Settings {
     pub max_model_bytes: u64,
     /// Most bytes of witnesses that one evaluation may store.
     pub max_witness_bytes: u64,
+    /// The frost pictures that new evaluations draw from; the artifact store has them.
+    pub pictures: Pictures,
     /// How long a request may take that neither uploads, downloads nor waits.
     pub request_timeout: Duration,
     /// How old an answer about the queue (reason for waiting, position) may be.
@@ -30,6 +33,7 @@ impl Default for Settings {
         Self {
             max_model_bytes: 20 << 30,
             max_witness_bytes: 2 << 30,
+            pictures: Pictures::Procedural,
             request_timeout: Duration::from_secs(30),
             queue_age: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(20),

@@ -19,6 +19,9 @@ pub struct ShardResult {
     pub witnesses_key: Option<String>,
     pub findings: Vec<Finding>,
     pub seconds: f64,
+    /// Processor seconds of the evaluator, and its part spent on corrupting images.
+    pub cpu_seconds: f64,
+    pub corruption_seconds: f64,
 }
 
 #[derive(Serialize)]
@@ -60,7 +63,8 @@ impl Lease {
         lock_evaluation(&mut tx, self.evaluation).await?;
         let seed: Option<i64> = sqlx::query_scalar(
             "update shards set state = 'done', lease_token = null, lease_expires_at = null, progress = 0, error = null,
-                 verdicts_key = $3, witnesses_key = $4, findings = $5, seconds = $6, finished_at = now()
+                 verdicts_key = $3, witnesses_key = $4, findings = $5, seconds = $6, cpu_seconds = $7,
+                 corruption_seconds = $8, finished_at = now()
              where id = $1 and lease_token = $2 and state = 'running' returning seed",
         )
         .bind(self.shard)
@@ -69,6 +73,8 @@ impl Lease {
         .bind(&result.witnesses_key)
         .bind(Json(&result.findings))
         .bind(result.seconds)
+        .bind(result.cpu_seconds)
+        .bind(result.corruption_seconds)
         .fetch_optional(&mut *tx)
         .await?;
         let seed = seed.ok_or(LeaseError::Lost)?;

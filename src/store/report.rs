@@ -5,7 +5,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::evaluations::{self, Evaluation, State};
-use super::models;
+use super::{models, shards};
 use crate::protocol::Finding;
 use crate::protocol::report::{self, Diagnostics, Row, Table, Tally};
 
@@ -23,13 +23,15 @@ pub async fn table(pool: &PgPool, evaluation: &Evaluation) -> Result<Table, sqlx
             findings.push(finding);
         }
     }
+    let (total, corruption) = shards::cpu_seconds(pool, evaluation.id).await?;
+    let cpu_time = report::cpu_time(total, corruption);
     Ok(Table {
         evaluation: evaluation.id.to_string(),
         complete: evaluation.state == State::Succeeded,
         columns: report::columns(&conditions, evaluation.protocol.aggregate),
         conditions,
         diagnostics: Diagnostics::of(findings),
-        provenance: provenance(evaluation, &model),
+        provenance: provenance(evaluation, &model, cpu_time),
     })
 }
 
@@ -41,7 +43,7 @@ pub fn rows(evaluation: &Evaluation, tallies: &[(usize, i64, Tally)]) -> Vec<Row
     evaluation.conditions.iter().enumerate().map(|(i, condition)| report::row(condition, &of(i))).collect()
 }
 
-fn provenance(evaluation: &Evaluation, model: &models::Model) -> Value {
+fn provenance(evaluation: &Evaluation, model: &models::Model, cpu_time: Value) -> Value {
     json!({
         "model": {
             "id": model.id, "name": model.name, "identity": model.identity, "sha256": model.sha256, "spec": model.spec.0,
@@ -56,6 +58,7 @@ fn provenance(evaluation: &Evaluation, model: &models::Model) -> Value {
         "software": {"gauntlet": env!("CARGO_PKG_VERSION")},
         "state": evaluation.state,
         "outcome": evaluation.outcome.as_ref().map(|o| &o.0),
+        "cpu_time": cpu_time,
         "submitted_at": evaluation.created_at,
         "started_at": evaluation.started_at,
         "finished_at": evaluation.finished_at,

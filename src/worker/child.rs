@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::ChildError;
-use crate::protocol::{Device, ModelSpec, NumericProfile, Platform};
+use crate::protocol::{Device, ModelSpec, NumericProfile, Pictures, Platform};
 use crate::wire::{self, Answer, BatchWish, Call, Reply, Request, SOCKET_FD, WireError};
 
 /// Last bytes of the child's output that are kept for its obituary.
@@ -45,6 +45,8 @@ pub struct Child {
     no_progress: Duration,
     oom_kills: Option<u64>,
     pub platform: Platform,
+    /// The frost pictures it has been given.
+    pub(super) frost: Option<Pictures>,
 }
 
 impl Child {
@@ -78,6 +80,7 @@ impl Child {
             no_progress: options.no_progress,
             oom_kills: oom_kills(),
             platform: Platform { device: options.device, hardware: String::new(), libtorch: String::new() },
+            frost: None,
         };
         let start = Request::Start { device: options.device, threads: options.threads };
         match child.ask(start, &[], |_| {}).await? {

@@ -98,13 +98,17 @@ pub async fn run(
         witness_images,
     });
     let size = loaded.profile.batch;
+    let provided = loaded.child.provide_frost(&conditions, tools.artifacts).await;
+    provided.map_err(|e| JobError::Failed(e.failure(size)))?;
     let answer = loaded.child.ask(request, &batch.pixels, |done| progress.store(done, Ordering::Relaxed)).await;
-    let (verdicts, witnesses, findings, payload) = match answer.map_err(|e| JobError::Failed(e.failure(size)))? {
-        (Reply::Done { verdicts, witnesses, findings }, payload) => (verdicts, witnesses, findings, payload),
+    let (verdicts, witnesses, findings, time, payload) = match answer.map_err(|e| JobError::Failed(e.failure(size)))? {
+        (Reply::Done { verdicts, witnesses, findings, time }, payload) => {
+            (verdicts, witnesses, findings, time, payload)
+        }
         (other, _) => return Err(garbage(format!("unexpected answer {other:?}"), size)),
     };
     let claims =
-        validate::Claims { verdicts: &verdicts, witnesses: &witnesses, payload: &payload, findings: &findings };
+        validate::Claims { verdicts: &verdicts, witnesses: &witnesses, payload: &payload, findings: &findings, time };
     validate::results(&conditions, &batch, &claimed.model.spec, witness_images, &claims)
         .map_err(|problem| garbage(problem, size))?;
     *kept = Some(loaded);
@@ -123,7 +127,16 @@ pub async fn run(
         Some(key)
     };
     let tallies = claimed.conditions.iter().zip(&verdicts).map(|(&i, v)| (i, Tally::of(v))).collect();
-    Ok(ShardResult { tallies, verdicts_key, witnesses_key, findings, seconds: started.elapsed().as_secs_f64() })
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(ShardResult {
+        tallies,
+        verdicts_key,
+        witnesses_key,
+        findings,
+        seconds,
+        cpu_seconds: time.total,
+        corruption_seconds: time.corruption,
+    })
 }
 
 fn garbage(problem: String, batch: u32) -> JobError {
