@@ -37,6 +37,9 @@ pub struct Settings {
     pub threads: Option<u32>,
     /// A `gauntlet` binary with the evaluator, where this one has none.
     pub evaluator: Option<PathBuf>,
+    /// Folder with the pictures of the corruption frost (`frost1.png` … `frost5.jpg`); unset: what provisioning fetched,
+    /// else a computed stand-in.
+    pub frost: Option<PathBuf>,
     /// A worker silent for this long loses its shard.
     pub lease_seconds: u64,
     /// An evaluator silent for this long is hung.
@@ -79,6 +82,9 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where scripts/provision.py puts the frost pictures, in the per-user cache.
+const PROVISIONED_FROST: &str = "frost-1.1.2";
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -93,6 +99,7 @@ impl Default for Settings {
             device: None,
             threads: None,
             evaluator: None,
+            frost: None,
             lease_seconds: 30,
             no_progress_seconds: 600,
             wall_seconds: 4 * 3600,
@@ -149,6 +156,16 @@ impl Settings {
             .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok());
         let share = |kib: u64| kib * 1024 / 4 * 3 / u64::from(sharing.max(1));
         self.evaluator_memory_bytes.or(total.map(share))
+    }
+
+    /// Where the frost pictures are, if anywhere.
+    pub fn frost_folder(&self) -> Option<PathBuf> {
+        let cache = || {
+            let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+            let cache = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+            Some(cache.or_else(home)?.join("gauntlet").join(PROVISIONED_FROST)).filter(|folder| folder.is_dir())
+        };
+        self.frost.clone().or_else(cache)
     }
 
     /// CPU threads of one evaluator when `sharing` of them run side by side.

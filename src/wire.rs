@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uuid::Uuid;
 
-use crate::protocol::{Condition, Device, Finding, ModelSpec, NumericProfile, Platform, Sandbox, Verdict, VerdictRule};
+use crate::protocol::{
+    Condition, Device, Finding, ModelSpec, NumericProfile, Pictures, Platform, Sandbox, Verdict, VerdictRule,
+};
 
 /// The descriptor the child finds its socket on.
 pub const SOCKET_FD: std::os::fd::RawFd = 3;
@@ -48,6 +50,9 @@ pub enum Request {
     /// Look for what a reader must know. Payload: uint8 images of the model's shape.
     /// Answer: [`Reply::Probed`] or [`Reply::Rejected`].
     Probe,
+    /// Take the frost pictures that shards to come name. Payload: the five files, of these lengths, one after the other.
+    /// Answer: [`Reply::Taken`].
+    Frost { lengths: [u64; 5] },
     /// Run one shard. Payload: uint8 images. Answers: [`Reply::Progress`]…, then [`Reply::Done`].
     Shard(ShardRequest),
     /// Examine witnesses. Payload: uint8 clean images, then float32 witnesses, both [n, c, h, w].
@@ -74,7 +79,7 @@ pub enum BatchWish {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ShardRequest {
-    /// One group: a ladder in ascending ε, or a single condition.
+    /// One group: a ladder in ascending ε, severities of a corruption, or a single condition.
     pub conditions: Vec<Condition>,
     pub seed: i64,
     pub rule: VerdictRule,
@@ -120,6 +125,11 @@ pub enum Reply {
         verdicts: Vec<Vec<Verdict>>,
         witnesses: Vec<WitnessAt>,
         findings: Vec<Finding>,
+        time: CpuTime,
+    },
+    /// Which frost pictures they are.
+    Taken {
+        pictures: Pictures,
     },
     /// One per witness: the class seen, and the sizes of the perturbation.
     Examined {
@@ -143,6 +153,14 @@ pub struct Progress {
     pub backwards: u64,
     /// Rows of all batches sent through the model: `forwards / rows` is how full the batches were.
     pub rows: u64,
+}
+
+/// Processor seconds that a shard took in the evaluator, all threads together.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct CpuTime {
+    pub total: f64,
+    /// Spent on corrupting images.
+    pub corruption: f64,
 }
 
 /// Which verdict a witness proves.
@@ -291,6 +309,7 @@ mod tests {
                 labels: vec![7, 8],
                 witness_images: 1,
             }),
+            Request::Frost { lengths: [5, 4, 3, 2, 1] },
             Request::Examine { labels: vec![7], rule: VerdictRule::OneForward, seed: 4 },
         ]
     }
@@ -315,7 +334,9 @@ mod tests {
                 verdicts: vec![vec![verdict]],
                 witnesses: vec![WitnessAt { condition: 0, image: 100 }],
                 findings: vec![],
+                time: CpuTime { total: 2.0, corruption: 0.5 },
             },
+            Reply::Taken { pictures: Pictures::Custom("ab".into()) },
             Reply::Failed { code: "out_of_memory".into(), detail: "too much".into() },
         ]
     }

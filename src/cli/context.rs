@@ -9,7 +9,8 @@ use sqlx::PgPool;
 
 use crate::config::{SandboxChoice, Settings};
 use crate::postgres::Cluster;
-use crate::protocol::Device;
+use crate::protocol::{Device, Pictures};
+use crate::store::frost::FrostFiles;
 use crate::store::{Artifacts, pool};
 use crate::telemetry::logs::{self, Telemetry};
 use crate::wire::Confinement;
@@ -50,6 +51,15 @@ pub fn quiet_telemetry(settings: &Settings) -> anyhow::Result<Telemetry> {
 
 pub fn artifacts(settings: &Settings) -> anyhow::Result<Artifacts> {
     Ok(Artifacts::local(&settings.artifacts_dir())?)
+}
+
+/// The frost pictures of this installation, kept in the artifact store where workers and evaluators get them from: the
+/// folder that the settings name, else what provisioning fetched, else the computed stand-in.
+pub async fn frost_pictures(settings: &Settings, artifacts: &Artifacts) -> anyhow::Result<Pictures> {
+    match settings.frost_folder() {
+        None => Ok(Pictures::Procedural),
+        Some(folder) => Ok(artifacts.keep_frost(&FrostFiles::read(&folder)?).await?),
+    }
 }
 
 /// The database of a running server: the configured one, or the embedded cluster if it is up.

@@ -15,12 +15,14 @@ use super::hash::hash_file;
 use super::show::{self, Format};
 use crate::config::Settings;
 use crate::dataset::{Batch, Catalogue, Manifest, Preset, Shape, Source, SourceOptions};
-use crate::protocol::report::{Diagnostics, Table, Tally, columns, row};
+use crate::protocol::report::{Diagnostics, Table, Tally, columns, cpu_time, row};
 use crate::protocol::{
-    Condition, Finding, Format as ModelFormat, ModelSpec, NumericProfile, Preprocessing, Protocol, builtin, plan,
+    Condition, Finding, Format as ModelFormat, ModelSpec, NumericProfile, Pictures, Preprocessing, Protocol, Scene,
+    builtin, plan,
 };
+use crate::store::Artifacts;
 use crate::store::evidence::{self, VerdictRow};
-use crate::wire::{BatchWish, Reply, Request, ShardRequest};
+use crate::wire::{BatchWish, CpuTime, Reply, Request, ShardRequest};
 use crate::worker::{Child, ChildError, ChildOptions, validate};
 
 #[derive(Debug, Args)]
@@ -89,12 +91,20 @@ pub async fn run(arguments: RunArguments, settings: &Settings) -> anyhow::Result
     let images = Images::open(&arguments, settings).await?;
     let protocol = protocol(&arguments)?;
     let preset = arguments.preset.or(images.preset()).map(|p| p.to_string());
-    let conditions = protocol.conditions(preset.as_deref())?;
+    let Shape { channels, height, width } = images.shape();
+    let artifacts = (!protocol.corruption.is_empty()).then(|| context::artifacts(settings)).transpose()?;
+    let pictures = match &artifacts {
+        Some(artifacts) => context::frost_pictures(settings, artifacts).await?,
+        None => Pictures::Procedural,
+    };
+    let scene = Scene { preset: preset.as_deref(), images: [channels, height, width], pictures };
+    let conditions = protocol.conditions_for(&scene)?;
     let mut options = context::child_options(settings, 1)?;
     options.threads = arguments.threads.unwrap_or(options.threads);
     let slice = Slice::of(&arguments, images.len())?;
     let mut session = Session::open(&arguments, &options, &images, &slice).await?;
-    let (tallies, rows, findings) = session.evaluate(&images, &slice, &protocol, &conditions, &arguments.seeds).await?;
+    let Evaluated { tallies, rows, findings, time } =
+        session.evaluate(&images, &slice, &protocol, &conditions, &arguments.seeds, artifacts.as_ref()).await?;
 
     let per_seed = |c: usize| -> Vec<(i64, Tally)> {
         arguments.seeds.iter().zip(&tallies).map(|(&seed, tallies)| (seed, tallies[c].clone())).collect()
@@ -114,6 +124,7 @@ pub async fn run(arguments: RunArguments, settings: &Settings) -> anyhow::Result
             "dataset": {"name": arguments.dataset, "hash": images.hash()?, "first_image": slice.first, "images": slice.count},
             "protocol": protocol, "protocol_hash": protocol.hash(),
             "seeds": arguments.seeds, "profile": session.profile, "sandbox": session.child.sandbox,
+            "cpu_time": cpu_time(time.total, time.corruption),
         }),
     };
     if let Some(path) = &arguments.verdicts {
@@ -311,8 +322,6 @@ impl Session {
         }
     }
 
-    /// Tallies per seed and condition, every verdict, and what the runs found.
-    #[allow(clippy::type_complexity)]
     async fn evaluate(
         &mut self,
         images: &Images,
@@ -320,7 +329,8 @@ impl Session {
         protocol: &Protocol,
         conditions: &[Condition],
         seeds: &[i64],
-    ) -> anyhow::Result<(Vec<Vec<Tally>>, Vec<VerdictRow>, Vec<Finding>)> {
+        artifacts: Option<&Artifacts>,
+    ) -> anyhow::Result<Evaluated> {
         let groups = plan::groups(conditions, self.spec.stochastic);
         let total = u64::from(slice.count) * conditions.len() as u64 * seeds.len() as u64;
         let bar = if std::io::stderr().is_terminal() { ProgressBar::new(total) } else { ProgressBar::hidden() };
@@ -328,12 +338,15 @@ impl Session {
             "{msg:24} {wide_bar} {human_pos}/{human_len} verdicts, {eta} left",
         )?);
         let mut tallies = vec![vec![Tally::default(); conditions.len()]; seeds.len()];
-        let (mut rows, mut findings) = (Vec::new(), Vec::new());
+        let (mut rows, mut findings, mut spent) = (Vec::new(), Vec::new(), CpuTime::default());
         for (s, &seed) in seeds.iter().enumerate() {
             for group in &groups {
                 let most = plan::most_images(images.shape().bytes() as u64, group.len());
                 let chunk = most.min(slice.count.into()) as u32;
                 let cells: Vec<Condition> = group.iter().map(|&i| conditions[i].clone()).collect();
+                if let Some(artifacts) = artifacts {
+                    self.child.provide_frost(&cells, artifacts).await?;
+                }
                 bar.set_message(cells.last().map_or(String::new(), |c| c.id.clone()));
                 for first in (slice.first..slice.first + slice.count).step_by(chunk as usize) {
                     let batch = images.read(first, chunk.min(slice.first + slice.count - first)).await?;
@@ -350,7 +363,7 @@ impl Session {
                         .child
                         .ask(request, &batch.pixels, |now| bar.set_position(before + u64::from(now.verdicts)))
                         .await?;
-                    let (Reply::Done { verdicts, witnesses, findings: seen }, payload) = answer else {
+                    let (Reply::Done { verdicts, witnesses, findings: seen, time }, payload) = answer else {
                         bail!("the evaluator gave an unexpected answer")
                     };
                     let claims = validate::Claims {
@@ -358,11 +371,14 @@ impl Session {
                         witnesses: &witnesses,
                         payload: &payload,
                         findings: &seen,
+                        time,
                     };
                     if let Err(problem) = validate::results(&cells, &batch, &self.spec, 0, &claims) {
                         bail!(ChildError::Garbage(problem));
                     }
                     bar.set_position(before + (batch.labels.len() * cells.len()) as u64);
+                    spent.total += time.total;
+                    spent.corruption += time.corruption;
                     findings.extend(seen);
                     for (&i, verdicts) in group.iter().zip(verdicts) {
                         tallies[s][i].add(&Tally::of(&verdicts));
@@ -377,8 +393,17 @@ impl Session {
             }
         }
         bar.finish_and_clear();
-        Ok((tallies, rows, findings))
+        Ok(Evaluated { tallies, rows, findings, time: spent })
     }
+}
+
+/// What all runs together came to.
+struct Evaluated {
+    /// Per seed, per condition.
+    tallies: Vec<Vec<Tally>>,
+    rows: Vec<VerdictRow>,
+    findings: Vec<Finding>,
+    time: CpuTime,
 }
 
 fn spec(arguments: &RunArguments, images: &Images) -> anyhow::Result<ModelSpec> {

@@ -3,6 +3,8 @@
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, Table as Grid, presets};
 
+use crate::protocol::corruption::Corruptions;
+use crate::protocol::render;
 use crate::protocol::report::{Row, Table};
 
 /// How a command prints its result.
@@ -48,18 +50,17 @@ pub fn table(table: &Table) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    let columns = &table.columns;
-    let summary: Vec<String> = [
-        ("overall mean", columns.overall_mean),
-        ("perturbation mean", columns.perturbation_mean),
-        ("white box", columns.white_box),
-        ("corruption", columns.corruption),
-        ("clean", columns.clean),
-    ]
-    .into_iter()
-    .filter_map(|(name, value)| Some(format!("{name} {}", percent(value?))))
-    .collect();
+    let summary: Vec<String> = render::columns(&table.columns)
+        .into_iter()
+        .map(|(name, value)| format!("{} {}", name.replace('_', " "), percent(value)))
+        .collect();
     let mut text = format!("{grid}\n{}\n", summary.join("   "));
+    if let Some(corruptions) = &table.columns.corruptions {
+        text += &format!("{}\n", corruption_means(corruptions));
+    }
+    for note in render::unofficial(table) {
+        text += &format!("{note}\n");
+    }
     if !table.complete {
         text += "Incomplete: the evaluation has not finished.\n";
     }
@@ -67,6 +68,19 @@ pub fn table(table: &Table) -> String {
         text += &format!("! {}: {}\n", finding.code, finding.sentence);
     }
     text
+}
+
+fn corruption_means(corruptions: &Corruptions) -> Grid {
+    let mut grid = grid(["corruptions", "accuracy", "95 % interval"]);
+    for (name, accuracy, [low, high]) in render::means(corruptions) {
+        grid.add_row([name, percent(accuracy), format!("{:.1} – {:.1} %", low * 100.0, high * 100.0)]);
+    }
+    for column in [1, 2] {
+        if let Some(column) = grid.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    grid
 }
 
 fn accuracy(row: &Row) -> String {

@@ -87,6 +87,7 @@ impl Running {
             open: settings.listen.ip().is_loopback(),
             rate_per_minute: settings.rate_per_minute,
             quotas: settings.quotas,
+            pictures: context::frost_pictures(settings, &artifacts).await?,
             ..http::Settings::default()
         };
         let crew =

@@ -1,6 +1,7 @@
 //! The evaluator child: loads one model, runs shards, knows neither database nor dataset.
 
 pub mod confine;
+mod corrupting;
 mod counted;
 mod examine;
 mod session;

@@ -6,15 +6,20 @@ use std::time::{Duration, Instant};
 
 use tch::{Device as TchDevice, Kind, Tensor};
 
+use super::corrupting::{Corrupting, clock};
 use super::counted::Counted;
 use super::{Line, confine, examine, settle};
-use crate::protocol::{Condition, Device, Format, MemoryFormat, ModelSpec, NumericProfile, Platform, Sandbox, Verdict};
+use crate::protocol::{
+    Condition, ConditionKind, CorruptionCondition, Device, Format, MemoryFormat, ModelSpec, NumericProfile, Pictures,
+    Platform, Sandbox, Verdict,
+};
+use crate::robustness::corruption::FrostTextures;
 use crate::robustness::diagnostic;
-use crate::robustness::engine::{self, EngineError, Images, Kernel, Run};
+use crate::robustness::engine::{self, Corrupter, EngineError, Images, Kernel, Run};
 use crate::robustness::model::{self, Classifier, ModelError, Rejection, TorchScript};
 use crate::robustness::runtime::{self, Runtime};
 use crate::wire::{
-    BatchWish, Confinement, MODEL_FD, Progress, Reply, Request, SANDBOX_UNAVAILABLE, ShardRequest, WitnessAt,
+    BatchWish, Confinement, CpuTime, MODEL_FD, Progress, Reply, Request, SANDBOX_UNAVAILABLE, ShardRequest, WitnessAt,
 };
 
 /// Progress frames are at least this far apart.
@@ -23,6 +28,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 pub struct Session {
     started: Option<Started>,
     loaded: Option<Loaded>,
+    /// Pictures that the supervisor handed over.
+    frost: Option<FrostTextures>,
 }
 
 struct Started {
@@ -45,7 +52,7 @@ fn failed(code: &str, detail: impl Into<String>) -> Reply {
 
 impl Session {
     pub fn new() -> Self {
-        Self { started: None, loaded: None }
+        Self { started: None, loaded: None, frost: None }
     }
 
     pub fn answer(&mut self, request: Request, payload: Vec<u8>, line: &mut Line) -> Answered {
@@ -53,6 +60,7 @@ impl Session {
             Request::Start { device, threads, confinement } => self.start(device, threads, confinement).map(bare),
             Request::Load { spec, profile, batch } => self.load(spec, profile, batch).map(bare),
             Request::Probe => self.probe(&payload).map(bare),
+            Request::Frost { lengths } => self.take_frost(lengths, &payload).map(bare),
             Request::Shard(shard) => self.shard(shard, payload, line),
             Request::Examine { labels, rule, seed } => self.examine(&payload, &labels, rule, seed).map(bare),
         };
@@ -150,7 +158,22 @@ impl Session {
             }
             ControlFlow::Continue(())
         };
-        let outcomes = engine::evaluate(&run, &mut report).map_err(engine_problem)?;
+        let before = clock::process();
+        let mut corruption = 0.0;
+        let outcomes = match &conditions[..] {
+            [first, ..] if matches!(first.kind, ConditionKind::Corruption(_)) => {
+                self.has_pictures(&conditions)?;
+                let corrupting = Corrupting::new(self.frost.as_ref());
+                let apply = |condition: &_, image: &_, random: &mut _| corrupting.apply(condition, image, random);
+                let corrupter = Corrupter { threads: self.started()?.runtime.threads as usize, apply: &apply };
+                let outcomes = engine::evaluate_corrupted(&run, &corrupter, &mut report);
+                corruption = corrupting.seconds();
+                outcomes
+            }
+            _ => engine::evaluate(&run, &mut report),
+        }
+        .map_err(engine_problem)?;
+        let time = CpuTime { total: clock::process() - before, corruption };
         // The totals; whether anybody listens shows when the answer is sent.
         line.say(Reply::Progress(progress), &[]).ok();
         let mut verdicts: Vec<Vec<Verdict>> = vec![Vec::new(); conditions.len()];
@@ -163,7 +186,37 @@ impl Session {
             verdicts[outcome.condition].push(outcome.verdict.clone());
         }
         let findings = diagnostic::findings(&conditions, &outcomes);
-        Ok((Reply::Done { verdicts, witnesses, findings }, payload))
+        Ok((Reply::Done { verdicts, witnesses, findings, time }, payload))
+    }
+
+    fn take_frost(&mut self, lengths: [u64; 5], payload: &[u8]) -> Result<Reply, Reply> {
+        let mut rest = payload;
+        let mut files: [&[u8]; 5] = [&[]; 5];
+        for (file, length) in files.iter_mut().zip(lengths) {
+            let split = usize::try_from(length).ok().and_then(|length| rest.split_at_checked(length));
+            (*file, rest) = split.ok_or_else(|| failed("bad_request", "the frost pictures are cut short"))?;
+        }
+        let textures =
+            FrostTextures::decode(&files).map_err(|problem| failed("frost_pictures", problem.to_string()))?;
+        let pictures = textures.pictures().clone();
+        self.frost = Some(textures);
+        Ok(Reply::Taken { pictures })
+    }
+
+    /// Whether the pictures at hand are those that the conditions name.
+    fn has_pictures(&self, conditions: &[&Condition]) -> Result<(), Reply> {
+        let missing = conditions.iter().find(|condition| match &condition.kind {
+            ConditionKind::Corruption(CorruptionCondition { pictures: Some(pictures), .. }) => {
+                *pictures != Pictures::Procedural && Some(pictures) != self.frost.as_ref().map(FrostTextures::pictures)
+            }
+            _ => false,
+        });
+        match missing {
+            Some(condition) => {
+                Err(failed("bad_request", format!("{}: its frost pictures are not at hand", condition.id)))
+            }
+            None => Ok(()),
+        }
     }
 
     fn examine(

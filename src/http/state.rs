@@ -10,6 +10,7 @@ use super::rate::Rates;
 use super::views::Views;
 use super::watch::Watcher;
 use crate::dataset::Catalogue;
+use crate::protocol::Pictures;
 use crate::store::{Artifacts, Quotas};
 
 /// Limits of the API.
@@ -24,6 +25,8 @@ pub struct Settings {
     /// Requests a minute of one owner; 0: no limit.
     pub rate_per_minute: u32,
     pub quotas: Quotas,
+    /// The frost pictures that new evaluations draw from; the artifact store has them.
+    pub pictures: Pictures,
     /// How long a request may take that neither uploads, downloads nor waits.
     pub request_timeout: Duration,
     /// How old an answer about the queue (reason for waiting, position) may be.
@@ -40,6 +43,7 @@ impl Default for Settings {
             open: false,
             rate_per_minute: 600,
             quotas: Quotas::default(),
+            pictures: Pictures::Procedural,
             request_timeout: Duration::from_secs(30),
             queue_age: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(20),

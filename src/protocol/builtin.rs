@@ -2,12 +2,16 @@
 
 use super::file::Protocol;
 
-const DOCUMENTS: [&str; 5] = [
+const DOCUMENTS: [&str; 9] = [
     include_str!("builtin/clean.toml"),
     include_str!("builtin/pgd-linf.toml"),
     include_str!("builtin/pgd-l2.toml"),
     include_str!("builtin/pgd-l1.toml"),
     include_str!("builtin/pgd-grid.toml"),
+    include_str!("builtin/imagenet-c.toml"),
+    include_str!("builtin/imagenet-c-extra.toml"),
+    include_str!("builtin/cifar10-c.toml"),
+    include_str!("builtin/vonenet-corruption.toml"),
 ];
 
 /// Every built-in protocol, in the order users should meet them.

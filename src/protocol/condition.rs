@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::corruption::CorruptionCondition;
 use super::threat::ThreatModel;
 
 /// One cell of the table. The id is unique within its protocol.
@@ -18,6 +19,7 @@ pub struct Condition {
 pub enum ConditionKind {
     Clean,
     Attack(AttackCondition),
+    Corruption(CorruptionCondition),
 }
 
 /// An attack inside one threat model.
@@ -141,6 +143,9 @@ impl Condition {
     /// 64 bits that depend on the resolved parameters and nothing else: the condition's share of every random key.
     /// The number of restarts is left out, so that restart r draws the same numbers however many follow it.
     pub fn random_key(&self) -> u64 {
+        if let ConditionKind::Corruption(corruption) = &self.kind {
+            return corruption.random_key();
+        }
         let mut kind = self.kind.clone();
         if let ConditionKind::Attack(AttackCondition { attack: Attack::Pgd(pgd), .. }) = &mut kind {
             pgd.restarts = 1;

@@ -10,6 +10,7 @@ use super::budget::Budgets;
 use super::condition::{
     Attack, AttackCondition, ClipOrder, Condition, ConditionKind, Keep, Loss, Pgd, Projection, StepSize, Target,
 };
+use super::corruption::{CorruptionBlock, Scene};
 use super::threat::{Norm, ThreatModel};
 use super::verdict::VerdictRule;
 
@@ -32,6 +33,8 @@ pub struct Protocol {
     pub clean: Option<Clean>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attack: Vec<AttackBlock>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub corruption: Vec<CorruptionBlock>,
 }
 
 /// Asks for the accuracy on unperturbed images. Has no parameters.
@@ -48,6 +51,11 @@ pub enum Aggregate {
     None,
     /// Also Perturbation and Overall mean (Dapello, Marques et al. 2020), where their parts were measured.
     Vonenet,
+    /// Also the unnormalised error and, of the official saved set, mCE and relative mCE (Hendrycks & Dietterich 2019).
+    ImagenetC,
+    /// Also the unnormalised error, as CIFAR-10-C is reported.
+    #[serde(rename = "cifar10-c")]
+    Cifar10C,
 }
 
 /// One attack at one norm, over one or several budgets.
@@ -171,14 +179,28 @@ impl Protocol {
         {
             return Err(ProtocolError::new("verdict.majority", format!("must be odd and at least 3, not {n}")));
         }
-        if self.clean.is_none() && self.attack.is_empty() {
-            return Err(ProtocolError::new("", "the protocol has no condition: add [clean] or [[attack]]"));
+        if self.clean.is_none() && self.attack.is_empty() && self.corruption.is_empty() {
+            let problem = "the protocol has no condition: add [clean], [[attack]] or [[corruption]]";
+            return Err(ProtocolError::new("", problem));
+        }
+        for (i, block) in self.corruption.iter().enumerate() {
+            block.validate(&format!("corruption[{i}]"))?;
         }
         self.attack.iter().enumerate().try_for_each(|(i, block)| block.validate(&format!("attack[{i}]")))
     }
 
-    /// The table's cells for a dataset with this preset, in document order.
+    /// The table's cells for the dataset behind this preset, as it is published; corruptions need a preset of known size.
     pub fn conditions(&self, preset: Option<&str>) -> Result<Vec<Condition>, ProtocolError> {
+        let scene = preset.and_then(Scene::of_preset);
+        self.resolved(preset, scene.as_ref())
+    }
+
+    /// The table's cells, in document order.
+    pub fn conditions_for(&self, scene: &Scene) -> Result<Vec<Condition>, ProtocolError> {
+        self.resolved(scene.preset, Some(scene))
+    }
+
+    fn resolved(&self, preset: Option<&str>, scene: Option<&Scene>) -> Result<Vec<Condition>, ProtocolError> {
         let mut conditions = Vec::new();
         if self.clean.is_some() {
             conditions.push(Condition { id: "clean".into(), kind: ConditionKind::Clean });
@@ -197,6 +219,11 @@ impl Protocol {
                 }),
             }));
         }
+        for (i, block) in self.corruption.iter().enumerate() {
+            let at = format!("corruption[{i}]");
+            let scene = scene.ok_or_else(|| ProtocolError::new(&at, "the size of the images is not known"))?;
+            conditions.extend(block.conditions(&at, scene)?);
+        }
         if conditions.len() > MAX_CONDITIONS {
             let problem = format!("resolves to {} conditions; at most {MAX_CONDITIONS} are allowed", conditions.len());
             return Err(ProtocolError::new("", problem));
@@ -205,8 +232,11 @@ impl Protocol {
         match conditions.iter().find(|c| !seen.insert(c.id.clone())) {
             None => Ok(conditions),
             Some(twice) => Err(ProtocolError::new(
-                "attack",
-                format!("condition {} occurs twice: give one of its blocks a `label`", twice.id),
+                if matches!(twice.kind, ConditionKind::Corruption(_)) { "corruption" } else { "attack" },
+                match twice.kind {
+                    ConditionKind::Corruption(_) => format!("condition {} occurs twice", twice.id),
+                    _ => format!("condition {} occurs twice: give one of its blocks a `label`", twice.id),
+                },
             )),
         }
     }
@@ -287,7 +317,8 @@ fn setting_value(text: &str) -> Value {
 const DOCUMENT_KEYS: [&str; 4] = ["name", "version", "aggregate", "verdict"];
 
 /// Applies one `--set`. `steps` reaches every attack block, `attack.linf.steps` those of one norm or label,
-/// `attack.0.steps` one block; `verdict` and the other top-level keys the document.
+/// `attack.0.steps` one block; `severity` and the other keys of corruptions reach every corruption block,
+/// `corruption.0.severity` one; `verdict` and the other top-level keys the document.
 fn apply_setting(document: &mut Value, name: &str, value: &Value) -> Result<(), ProtocolError> {
     let wrong = |problem: String| ProtocolError::new(format!("--set {name}"), problem);
     let object = document.as_object_mut().ok_or_else(|| wrong("the protocol is not a table".into()))?;
@@ -295,15 +326,16 @@ fn apply_setting(document: &mut Value, name: &str, value: &Value) -> Result<(), 
         object.insert(name.to_owned(), value.clone());
         return Ok(());
     }
-    let (selector, key) = match name.strip_prefix("attack.") {
-        None => (None, name),
-        Some(rest) => {
-            let (selector, key) =
-                rest.split_once('.').ok_or_else(|| wrong("write attack.<norm, label or index>.<key>".into()))?;
-            (Some(selector), key)
+    let (kind, selector, key) = match name.split_once('.') {
+        Some((kind @ ("attack" | "corruption"), rest)) => {
+            let form = format!("write {kind}.<{}index>.<key>", if kind == "attack" { "norm, label or " } else { "" });
+            let (selector, key) = rest.split_once('.').ok_or_else(|| wrong(form))?;
+            (kind, Some(selector), key)
         }
+        _ if CorruptionBlock::KEYS.contains(&name) => ("corruption", None, name),
+        _ => ("attack", None, name),
     };
-    let blocks = object.get_mut("attack").and_then(Value::as_array_mut).map(Vec::as_mut_slice).unwrap_or_default();
+    let blocks = object.get_mut(kind).and_then(Value::as_array_mut).map(Vec::as_mut_slice).unwrap_or_default();
     let mut reached = false;
     for (i, block) in blocks.iter_mut().enumerate() {
         let is = |field: &str, s: &str| block.get(field).and_then(Value::as_str) == Some(s);
@@ -313,12 +345,13 @@ fn apply_setting(document: &mut Value, name: &str, value: &Value) -> Result<(), 
             reached = true;
         }
     }
-    if reached { Ok(()) } else { Err(wrong("no attack block of this protocol is meant by it".into())) }
+    if reached { Ok(()) } else { Err(wrong(format!("no {kind} block of this protocol is meant by it"))) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::builtin::{builtin, builtins};
+    use super::super::corruption::Pictures;
     use super::*;
 
     fn settings(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -380,6 +413,47 @@ mod tests {
         assert!(found.contains(&"pgd-l2-1/2".into()) && found.contains(&"pgd-linf-0.3".into()), "{found:?}");
         assert_eq!(set(&[("attack.l7.steps", "1")]).unwrap_err().key, "--set attack.l7.steps");
         assert_eq!(set(&[("step", "1")]).unwrap_err().key, "attack[0].step");
+    }
+
+    #[test]
+    fn corruption_blocks_resolve_their_tables_and_name_what_is_wrong() {
+        let c = builtin("imagenet-c").unwrap();
+        let scene = |images| Scene { preset: None, images, pictures: Pictures::Procedural };
+        let json = |p: &Protocol, images| serde_json::to_value(&p.conditions_for(&scene(images)).unwrap()[43]).unwrap();
+        assert_eq!(c.conditions_for(&scene([3, 224, 224])).unwrap().len(), 76);
+        let frost = serde_json::json!({"id": "frost-3", "kind": "corruption", "type": "frost", "severity": 3, "table": "299",
+            "mode": "in-memory", "pictures": "procedural", "labels": ["frost-proc"]});
+        assert_eq!(json(&c, [3, 299, 299]), frost);
+        let grey = json(&c, [1, 32, 32]);
+        assert_eq!(
+            (&grey["table"], &grey["labels"]),
+            (&"32".into(), &serde_json::json!(["unofficial-size", "frost-proc"]))
+        );
+        let unsaid = c.conditions_for(&scene([3, 96, 96])).unwrap_err();
+        assert_eq!(unsaid.key, "corruption[0].table", "{unsaid}");
+
+        let document = serde_json::to_value(&c).unwrap();
+        let set = |pairs: &[(&str, &str)]| Protocol::from_value(document.clone(), &settings(pairs));
+        let few =
+            set(&[("severity", "[1, 3]"), ("corruption.0.type", "[\"fog\"]"), ("table", "64"), ("mode", "saved")]);
+        let few: Vec<String> =
+            few.unwrap().conditions_for(&scene([3, 96, 96])).unwrap().into_iter().map(|c| c.id).collect();
+        assert_eq!(few, ["clean", "fog-1-saved", "fog-3-saved"]);
+        for (name, value, key) in [
+            ("severity", "6", "corruption[0].severity"),
+            ("severity", "[2, 2]", "corruption[0].severity"),
+            ("type", "rain", "corruption[0].type"),
+            ("table", "128", "corruption[0].table"),
+            ("mode", "loud", "corruption[0].mode"),
+            ("corruption.1.mode", "saved", "--set corruption.1.mode"),
+            ("steps", "3", "--set steps"),
+        ] {
+            let error = set(&[(name, value)]).unwrap_err();
+            assert_eq!(error.key, key, "{error}");
+        }
+        let mut twice = c.clone();
+        twice.corruption.push(c.corruption[0].clone());
+        assert_eq!(twice.conditions(Some("imagenet")).unwrap_err().key, "corruption");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod budget;
 mod builtin;
 mod condition;
+pub mod corruption;
 mod file;
 mod finding;
 mod paired;
@@ -20,6 +21,10 @@ pub use budget::{Budget, Budgets};
 pub use builtin::{builtin, builtins};
 pub use condition::{
     Attack, AttackCondition, ClipOrder, Condition, ConditionKind, Keep, Loss, Pgd, Projection, StepSize, Target,
+};
+pub use corruption::{
+    Corruption, CorruptionBlock, CorruptionCondition, Group, Label, Mode, NoSuchSeverity, Pictures, Scene, Severity,
+    Table,
 };
 pub use file::{Aggregate, AttackBlock, AttackName, Clean, MAX_CONDITIONS, Protocol, ProtocolError};
 pub use finding::Finding;

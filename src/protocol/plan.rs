@@ -40,25 +40,39 @@ pub struct Workload<'a> {
     pub seconds_per_forward: f64,
 }
 
-/// Conditions that must run together: the rungs of a ladder share their witnesses, everything else stands alone.
+/// Conditions that run together: the rungs of a ladder share their witnesses, the severities of a corruption their images;
+/// everything else stands alone.
 /// Rungs are in ascending ε. A stochastic model has no ladders.
 pub fn groups(conditions: &[Condition], stochastic: bool) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (i, condition) in conditions.iter().enumerate() {
-        let rung = |j: usize| same_ladder(&conditions[j], condition);
-        match groups.iter_mut().find(|g| !stochastic && rung(g[0])) {
+        let together = |j: usize| match same_ladder(&conditions[j], condition) {
+            true => !stochastic,
+            false => same_corruption(&conditions[j], condition),
+        };
+        match groups.iter_mut().find(|g| together(g[0])) {
             Some(ladder) => ladder.push(i),
             None => groups.push(vec![i]),
         }
     }
     let epsilon = |i: &usize| match &conditions[*i].kind {
         ConditionKind::Attack(a) => a.threat.epsilon.get(),
-        ConditionKind::Clean => 0.0,
+        ConditionKind::Clean | ConditionKind::Corruption(_) => 0.0,
     };
     for ladder in &mut groups {
         ladder.sort_by(|a, b| epsilon(a).total_cmp(&epsilon(b)));
     }
     groups
+}
+
+/// Severities of one type and mode.
+fn same_corruption(a: &Condition, b: &Condition) -> bool {
+    match (&a.kind, &b.kind) {
+        (ConditionKind::Corruption(a), ConditionKind::Corruption(b)) => {
+            (a.corruption, a.mode) == (b.corruption, b.mode)
+        }
+        _ => false,
+    }
 }
 
 fn same_ladder(a: &Condition, b: &Condition) -> bool {
@@ -73,7 +87,8 @@ fn same_ladder(a: &Condition, b: &Condition) -> bool {
 /// Forward passes (backwards counted as two) that one image costs at most under this condition.
 pub fn forward_equivalents(condition: &Condition) -> f64 {
     match &condition.kind {
-        ConditionKind::Clean => 1.0,
+        // Corrupting an image takes about as long on the processor as a small model's forward pass, and runs beside it.
+        ConditionKind::Clean | ConditionKind::Corruption(_) => 1.0,
         ConditionKind::Attack(AttackCondition { attack: Attack::Pgd(pgd), .. }) => {
             let passes = f64::from(pgd.steps) * f64::from(pgd.restarts) * f64::from(pgd.eot);
             2.0 + passes * (1.0 + BACKWARD_FORWARDS)
@@ -169,6 +184,15 @@ mod tests {
         let pixels = |shard: &ShardPlan| u64::from(shard.images) * (3 << 20);
         let large = Workload { image_bytes: 3 << 20, ..many };
         assert!(shards(&large).iter().all(|shard| pixels(shard) <= MAX_PIXEL_BYTES));
+    }
+
+    #[test]
+    fn severities_of_a_corruption_share_their_shards_also_of_a_stochastic_model() {
+        let conditions = builtin("imagenet-c").unwrap().conditions(Some("imagenet")).unwrap();
+        for stochastic in [false, true] {
+            let groups = groups(&conditions, stochastic);
+            assert_eq!((groups.len(), &groups[1]), (16, &vec![1, 2, 3, 4, 5]));
+        }
     }
 
     #[test]

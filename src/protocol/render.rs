@@ -1,11 +1,13 @@
 //! Tables as CSV, Markdown and LaTeX. The columns are stable: new ones are added at the end.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::condition::{Condition, ConditionKind};
+use super::corruption::{Corruptions, Label};
 use super::report::{Columns, Row, Table};
 
 /// Columns of the CSV table.
-const CSV_COLUMNS: [&str; 16] = [
+const CSV_COLUMNS: [&str; 19] = [
     "evaluation",
     "condition",
     "kind",
@@ -22,9 +24,13 @@ const CSV_COLUMNS: [&str; 16] = [
     "sd",
     "forwards_per_image",
     "backwards_per_image",
+    "table",
+    "mode",
+    "labels",
 ];
 
-/// One line per condition, then one of kind `summary` per column that has a value.
+/// One line per condition, then one of kind `summary` per column that has a value, then the means by group
+/// (`corruption_group`) and type (`corruption_type`) of corruptions.
 pub fn csv(table: &Table) -> String {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let write = |writer: &mut csv::Writer<Vec<u8>>, fields: Vec<String>| {
@@ -39,13 +45,30 @@ pub fn csv(table: &Table) -> String {
         fields.extend([row.n.to_string(), row.correct.to_string(), number(row.accuracy)]);
         fields.extend([number(row.ci95.map(|c| c[0])), number(row.ci95.map(|c| c[1])), number(row.sd)]);
         fields.extend([row.forwards_per_image.to_string(), row.backwards_per_image.to_string()]);
+        fields.extend(["table", "mode"].map(parameter));
+        fields.push(labels(&row.condition).map(|label| plain(&json!(label))).collect::<Vec<_>>().join(" "));
         write(&mut writer, fields);
     }
-    for (name, value) in columns(&table.columns) {
+    let mut summary = |kind: &str, name: &str, value: f64, ci95: Option<[f64; 2]>| {
         let mut fields = vec![String::new(); CSV_COLUMNS.len()];
-        (fields[0], fields[1], fields[2]) = (table.evaluation.clone(), name.into(), "summary".into());
+        (fields[0], fields[1], fields[2]) = (table.evaluation.clone(), name.into(), kind.into());
         fields[10] = value.to_string();
+        (fields[11], fields[12]) = (number(ci95.map(|c| c[0])), number(ci95.map(|c| c[1])));
+        if kind == "corruption_type" {
+            fields[6] = name.into();
+        }
         write(&mut writer, fields);
+    };
+    for (name, value) in columns(&table.columns) {
+        summary("summary", name, value, None);
+    }
+    if let Some(corruptions) = &table.columns.corruptions {
+        for g in &corruptions.groups {
+            summary("corruption_group", g.group.name(), g.accuracy, Some(g.ci95));
+        }
+        for t in &corruptions.types {
+            summary("corruption_type", t.corruption.name(), t.accuracy, Some(t.ci95));
+        }
     }
     String::from_utf8(writer.into_inner().expect("writing to memory cannot fail")).expect("the fields are UTF-8")
 }
@@ -63,6 +86,15 @@ pub fn markdown(table: &Table) -> String {
         let join = |f: fn(&(&'static str, f64)) -> String| columns.iter().map(f).collect::<Vec<_>>().join(" | ");
         let rule = vec!["--:"; columns.len()].join("|");
         text += &format!("\n| {} |\n|{rule}|\n| {} |\n", join(|c| c.0.replace('_', " ")), join(|c| percent(c.1)));
+    }
+    if let Some(corruptions) = &table.columns.corruptions {
+        text += "\n| corruptions | accuracy (%) | 95 % interval |\n|---|--:|---|\n";
+        for (name, accuracy, [low, high]) in means(corruptions) {
+            text += &format!("| {name} | {} | {} – {} |\n", percent(accuracy), percent(low), percent(high));
+        }
+    }
+    for note in unofficial(table) {
+        text += &format!("\n{note}\n");
     }
     for finding in &table.diagnostics.findings {
         text += &format!("\n> **{}**: {}\n", finding.code, finding.sentence);
@@ -112,8 +144,44 @@ pub fn columns(columns: &Columns) -> Vec<(&'static str, f64)> {
         ("white_box", columns.white_box),
         ("corruption", columns.corruption),
         ("clean", columns.clean),
+        ("corruption_error", columns.corruption_error),
+        ("mce", columns.mce),
+        ("relative_mce", columns.relative_mce),
     ];
     all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+/// Name, accuracy and interval of every group, then of every type.
+pub fn means(corruptions: &Corruptions) -> impl Iterator<Item = (String, f64, [f64; 2])> + '_ {
+    let groups = corruptions.groups.iter().map(|g| (format!("{} (group)", g.group.name()), g.accuracy, g.ci95));
+    groups.chain(corruptions.types.iter().map(|t| (t.corruption.name().replace('_', " "), t.accuracy, t.ci95)))
+}
+
+/// A sentence per label that keeps conditions out of official aggregates.
+pub fn unofficial(table: &Table) -> Vec<String> {
+    let all = [
+        (
+            Label::UnofficialSize,
+            "unofficial-size",
+            "grey images, or not of the size that their parameters are meant for",
+        ),
+        (Label::FrostProc, "frost-proc", "frost computed for want of the published pictures"),
+        (Label::FrostCustom, "frost-custom", "frost from other than the published pictures"),
+    ];
+    let count = |label| table.conditions.iter().filter(|row| labels(&row.condition).any(|l| *l == label)).count();
+    let note = |(label, name, why)| match count(label) {
+        0 => None,
+        n => Some(format!("In no official aggregate: {n} conditions labelled {name} ({why}).")),
+    };
+    all.into_iter().filter_map(note).collect()
+}
+
+fn labels(condition: &Condition) -> impl Iterator<Item = &Label> {
+    let corruption = match &condition.kind {
+        ConditionKind::Corruption(corruption) => Some(corruption),
+        _ => None,
+    };
+    corruption.into_iter().flat_map(|corruption| &corruption.labels)
 }
 
 fn percent(fraction: f64) -> String {

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::condition::{Condition, ConditionKind};
+use super::corruption::Corruptions;
+use super::corruption::figures;
 use super::file::Aggregate;
 use super::finding::Finding;
 use super::stats::{mean_sd, wilson95};
@@ -53,6 +55,7 @@ impl std::fmt::Display for Stage {
         f.write_str(match self {
             Stage::Clean => "clean",
             Stage::Ladder => "ladder",
+            Stage::Corruption => "corruption",
             Stage::Attack(name) => name,
         })
     }
@@ -108,8 +111,22 @@ pub struct Columns {
     pub perturbation_mean: Option<f64>,
     /// Plain mean over the attack cells.
     pub white_box: Option<f64>,
+    /// Plain mean over the cells of the fifteen benchmark corruptions.
     pub corruption: Option<f64>,
     pub clean: Option<f64>,
+    /// 1 − corruption, unnormalised; the aggregates of ImageNet-C and CIFAR-10-C only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corruption_error: Option<f64>,
+    /// Mean corruption error over AlexNet's, as a fraction of 1: of the saved 15 × 5 conditions of 224-pixel colour images
+    /// with the published frost pictures, and of no others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mce: Option<f64>,
+    /// The same of the errors above the clean error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relative_mce: Option<f64>,
+    /// Means by type and group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corruptions: Option<Corruptions>,
 }
 
 /// Whether the evaluation can be trusted, and what speaks against it.
@@ -139,6 +156,12 @@ pub struct Table {
     pub diagnostics: Diagnostics,
     /// Everything needed to repeat the run: model, dataset, protocol, seeds, numeric profile, software, sandbox.
     pub provenance: Value,
+}
+
+/// Where the evaluators' processor time went, for a table's provenance: seconds of all threads together.
+pub fn cpu_time(total: f64, corruption: f64) -> Value {
+    let share = if total > 0.0 { corruption / total } else { 0.0 };
+    serde_json::json!({"seconds": total, "corruption_seconds": corruption, "corruption_share": share})
 }
 
 /// Builds a row from the tallies of each seed.
@@ -176,16 +199,29 @@ pub fn columns(rows: &[Row], aggregate: Aggregate) -> Columns {
     };
     let clean = mean(|kind| matches!(kind, ConditionKind::Clean));
     let white_box = mean(|kind| matches!(kind, ConditionKind::Attack(_)));
-    let parts = Columns { white_box, clean, ..Columns::default() };
+    let corrupted = figures(rows, clean, aggregate);
+    let parts = Columns {
+        white_box,
+        clean,
+        corruption: corrupted.accuracy,
+        corruption_error: corrupted.error,
+        mce: corrupted.mce,
+        relative_mce: corrupted.relative_mce,
+        corruptions: corrupted.parts,
+        ..Columns::default()
+    };
     match aggregate {
-        Aggregate::None => parts,
         Aggregate::Vonenet => vonenet(parts),
+        Aggregate::None | Aggregate::ImagenetC | Aggregate::Cifar10C => parts,
     }
 }
 
 /// Dapello, Marques et al. 2020, headline table: Perturbation = (White box + Corruption) / 2,
-/// Overall = (White box + Corruption + Clean) / 3.
+/// Overall = (White box + Corruption + Clean) / 3. Unsaid where the corruptions are not the published ones.
 fn vonenet(parts: Columns) -> Columns {
+    if parts.corruptions.as_ref().is_some_and(|corruptions| !corruptions.official) {
+        return parts;
+    }
     let perturbation_mean = parts.white_box.zip(parts.corruption).map(|(w, c)| (w + c) / 2.0);
     let overall_mean = parts.white_box.zip(parts.corruption).zip(parts.clean).map(|((w, c), k)| (w + c + k) / 3.0);
     Columns { perturbation_mean, overall_mean, ..parts }

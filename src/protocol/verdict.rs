@@ -12,6 +12,8 @@ pub enum Stage {
     Attack(String),
     /// A witness found at a smaller ε of the same ladder stands here too.
     Ladder,
+    /// The corrupted image is misclassified.
+    Corruption,
 }
 
 /// How the verdict on a stochastic model's candidate is drawn; a deterministic model needs one forward under either rule.

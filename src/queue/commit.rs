@@ -21,6 +21,9 @@ pub struct ShardResult {
     /// What the model ran in.
     pub sandbox: Sandbox,
     pub seconds: f64,
+    /// Processor seconds of the evaluator, and its part spent on corrupting images.
+    pub cpu_seconds: f64,
+    pub corruption_seconds: f64,
 }
 
 /// What a commit brought about.
@@ -69,7 +72,8 @@ impl Lease {
         lock_evaluation(&mut tx, self.evaluation).await?;
         let seed: Option<i64> = sqlx::query_scalar(
             "update shards set state = 'done', lease_token = null, lease_expires_at = null, progress = 0, error = null,
-                 verdicts_key = $3, witnesses_key = $4, findings = $5, seconds = $6, sandbox = $7, finished_at = now()
+                 verdicts_key = $3, witnesses_key = $4, findings = $5, seconds = $6, sandbox = $7, cpu_seconds = $8,
+                 corruption_seconds = $9, finished_at = now()
              where id = $1 and lease_token = $2 and state = 'running' returning seed",
         )
         .bind(self.shard)
@@ -79,6 +83,8 @@ impl Lease {
         .bind(Json(&result.findings))
         .bind(result.seconds)
         .bind(Json(&result.sandbox))
+        .bind(result.cpu_seconds)
+        .bind(result.corruption_seconds)
         .fetch_optional(&mut *tx)
         .await?;
         let seed = seed.ok_or(LeaseError::Lost)?;

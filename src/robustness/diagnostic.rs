@@ -3,14 +3,15 @@
 use serde_json::json;
 
 use super::engine::{Notes, Outcome};
-use crate::protocol::{Attack, AttackCondition, Condition, ConditionKind, Finding, Norm, Projection};
+use crate::protocol::{Attack, AttackCondition, Condition, ConditionKind, Finding, Label, Norm, Projection};
 
 /// Most image ids that a finding's evidence lists.
 const LISTED: usize = 20;
 
 /// What a reader must know about `outcomes`, whose positions refer to `conditions`.
 pub fn findings(conditions: &[&Condition], outcomes: &[Outcome]) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = conditions.iter().filter_map(|condition| weak_projection(condition)).collect();
+    let known = conditions.iter().flat_map(|condition| [weak_projection(condition), frost_stand_in(condition)]);
+    let mut findings: Vec<Finding> = known.flatten().collect();
     for (position, condition) in conditions.iter().enumerate() {
         let outcomes = || outcomes.iter().filter(|outcome| outcome.condition == position);
         let mut note = |code: &str, sentence: &str, count: fn(&Notes) -> u32| {
@@ -52,6 +53,18 @@ fn weak_projection(condition: &Condition) -> Option<Finding> {
             "weak_projection",
             "The radial L1 projection rescales a step instead of finding the nearest admissible image; it exists for \
              parity with published numbers and understates what an L1 adversary can do.",
+            json!({ "condition": condition.id }),
+        )
+    })
+}
+
+fn frost_stand_in(condition: &Condition) -> Option<Finding> {
+    let ConditionKind::Corruption(corruption) = &condition.kind else { return None };
+    corruption.labels.contains(&Label::FrostProc).then(|| {
+        Finding::new(
+            "frost_stand_in",
+            "Frost was drawn from computed pictures, because the published ones are not installed; it is not the benchmark's \
+             frost, and counts in none of its aggregates. `make provision` fetches the pictures.",
             json!({ "condition": condition.id }),
         )
     })

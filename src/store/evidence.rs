@@ -44,6 +44,7 @@ fn stage_from(text: &str) -> Option<Stage> {
         "robust" => None,
         "clean" => Some(Stage::Clean),
         "ladder" => Some(Stage::Ladder),
+        "corruption" => Some(Stage::Corruption),
         attack => Some(Stage::Attack(attack.into())),
     }
 }

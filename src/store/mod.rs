@@ -6,6 +6,7 @@
 pub mod artifacts;
 pub mod evaluations;
 pub mod evidence;
+pub mod frost;
 pub mod idempotency;
 pub mod keys;
 pub mod models;

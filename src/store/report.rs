@@ -5,7 +5,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::evaluations::{self, Evaluation, State};
-use super::models;
+use super::{models, shards};
 use crate::protocol::Finding;
 use crate::protocol::report::{self, Diagnostics, Row, Table, Tally};
 
@@ -20,13 +20,15 @@ pub async fn table(pool: &PgPool, evaluation: &Evaluation) -> Result<Table, sqlx
             findings.push(finding);
         }
     }
+    let (total, corruption) = shards::cpu_seconds(pool, evaluation.id).await?;
+    let cpu_time = report::cpu_time(total, corruption);
     Ok(Table {
         evaluation: evaluation.id.to_string(),
         complete: evaluation.state == State::Succeeded,
         columns: report::columns(&conditions, evaluation.protocol.aggregate),
         conditions,
         diagnostics: Diagnostics::of(findings),
-        provenance: provenance(evaluation, &model, sandbox(pool, evaluation.id).await?),
+        provenance: provenance(evaluation, &model, sandbox(pool, evaluation.id).await?, cpu_time),
     })
 }
 
@@ -53,7 +55,7 @@ async fn sandbox(pool: &PgPool, evaluation: Uuid) -> Result<Value, sqlx::Error> 
     })
 }
 
-fn provenance(evaluation: &Evaluation, model: &models::Model, sandbox: Value) -> Value {
+fn provenance(evaluation: &Evaluation, model: &models::Model, sandbox: Value, cpu_time: Value) -> Value {
     json!({
         "model": {
             "id": model.id, "name": model.name, "identity": model.identity, "sha256": model.sha256, "spec": model.spec.0,
@@ -68,6 +70,7 @@ fn provenance(evaluation: &Evaluation, model: &models::Model, sandbox: Value) ->
         "software": {"gauntlet": env!("CARGO_PKG_VERSION")},
         "state": evaluation.state,
         "outcome": evaluation.outcome.as_ref().map(|o| &o.0),
+        "cpu_time": cpu_time,
         "submitted_at": evaluation.created_at,
         "started_at": evaluation.started_at,
         "finished_at": evaluation.finished_at,

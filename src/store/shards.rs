@@ -61,3 +61,14 @@ pub async fn progress(pool: &PgPool, evaluation: Uuid) -> Result<Vec<GroupProgre
     .fetch_all(pool)
     .await
 }
+
+/// Processor seconds of the committed shards' evaluators, and the part that went to corrupting images.
+pub async fn cpu_seconds(pool: &PgPool, evaluation: Uuid) -> Result<(f64, f64), sqlx::Error> {
+    sqlx::query_as(
+        "select coalesce(sum(cpu_seconds), 0)::float8, coalesce(sum(corruption_seconds), 0)::float8 from shards
+         where evaluation_id = $1 and state = 'done'",
+    )
+    .bind(evaluation)
+    .fetch_one(pool)
+    .await
+}

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::{ChildError, metrics};
-use crate::protocol::{Device, ModelSpec, NumericProfile, Platform, Sandbox};
+use crate::protocol::{Device, ModelSpec, NumericProfile, Pictures, Platform, Sandbox};
 use crate::wire::{
     self, Answer, BatchWish, Call, Confinement, MODEL_FD, Progress, Reply, Request, SOCKET_FD, WireError,
 };
@@ -57,6 +57,8 @@ pub struct Child {
     oom_kills: Option<u64>,
     pub platform: Platform,
     pub sandbox: Sandbox,
+    /// The frost pictures it has been given.
+    pub(super) frost: Option<Pictures>,
 }
 
 impl Child {
@@ -95,6 +97,7 @@ impl Child {
             oom_kills: oom_kills(),
             platform: Platform { device: options.device, hardware: String::new(), libtorch: String::new() },
             sandbox: Sandbox::Off,
+            frost: None,
         };
         metrics::CHILD_STARTS.inc();
         metrics::CHILDREN.inc();

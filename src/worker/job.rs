@@ -101,6 +101,8 @@ pub async fn run(
         witness_images,
     });
     let size = loaded.profile.batch;
+    let provided = loaded.child.provide_frost(&conditions, tools.artifacts).await;
+    provided.map_err(|e| failed(e, size))?;
     metrics::BATCH.set(size.into());
     let mut meter = Meter::default();
     let heard = |now: Progress| {
@@ -109,12 +111,14 @@ pub async fn run(
     };
     let evaluating = info_span!("evaluate", pid = loaded.child.id(), images = claimed.images, batch = size);
     let answer = loaded.child.ask(request, &batch.pixels, heard).instrument(evaluating).await;
-    let (verdicts, witnesses, findings, payload) = match answer.map_err(|e| failed(e, size))? {
-        (Reply::Done { verdicts, witnesses, findings }, payload) => (verdicts, witnesses, findings, payload),
+    let (verdicts, witnesses, findings, time, payload) = match answer.map_err(|e| failed(e, size))? {
+        (Reply::Done { verdicts, witnesses, findings, time }, payload) => {
+            (verdicts, witnesses, findings, time, payload)
+        }
         (other, _) => return Err(garbage(format!("unexpected answer {other:?}"), size)),
     };
     let claims =
-        validate::Claims { verdicts: &verdicts, witnesses: &witnesses, payload: &payload, findings: &findings };
+        validate::Claims { verdicts: &verdicts, witnesses: &witnesses, payload: &payload, findings: &findings, time };
     validate::results(&conditions, &batch, &claimed.model.spec, witness_images, &claims)
         .map_err(|problem| garbage(problem, size))?;
     let sandbox = loaded.child.sandbox.clone();
@@ -145,7 +149,16 @@ pub async fn run(
     };
     let tallies = claimed.conditions.iter().zip(&verdicts).map(|(&i, v)| (i, Tally::of(v))).collect();
     let seconds = started.elapsed().as_secs_f64();
-    Ok(ShardResult { tallies, verdicts_key, witnesses_key, findings, sandbox, seconds })
+    Ok(ShardResult {
+        tallies,
+        verdicts_key,
+        witnesses_key,
+        findings,
+        sandbox,
+        seconds,
+        cpu_seconds: time.total,
+        corruption_seconds: time.corruption,
+    })
 }
 
 fn failed(error: ChildError, batch: u32) -> JobError {

@@ -6,6 +6,7 @@
 pub mod check;
 pub mod child;
 mod failure;
+mod frost;
 mod job;
 mod lease_loop;
 pub mod metrics;

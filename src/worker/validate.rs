@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::dataset::Batch;
 use crate::protocol::{Condition, ConditionKind, Finding, ModelSpec, Stage, Verdict};
-use crate::wire::WitnessAt;
+use crate::wire::{CpuTime, WitnessAt};
 
 /// What a child says a shard came to.
 pub struct Claims<'a> {
@@ -14,6 +14,7 @@ pub struct Claims<'a> {
     /// The witnesses as float32.
     pub payload: &'a [u8],
     pub findings: &'a [Finding],
+    pub time: CpuTime,
 }
 
 /// Most bytes that a shard's findings may take as JSON.
@@ -29,7 +30,10 @@ pub fn results(
     witness_images: u32,
     claims: &Claims,
 ) -> Result<(), String> {
-    let Claims { verdicts, witnesses, payload, findings } = *claims;
+    let Claims { verdicts, witnesses, payload, findings, time } = *claims;
+    if !(time.total >= 0.0 && (0.0..=time.total + 1.0).contains(&time.corruption)) || time.total.is_infinite() {
+        return Err(format!("{} s of corruption in {} s", time.corruption, time.total));
+    }
     if serde_json::to_vec(findings).map_or(0, |json| json.len()) > MAX_FINDING_BYTES {
         return Err(format!("{} findings of more than {MAX_FINDING_BYTES} bytes", findings.len()));
     }
@@ -60,7 +64,9 @@ pub fn results(
         let Some(verdict) = verdicts.get(at.condition as usize).and_then(|v| v.get(position)) else {
             return problem("there is no such cell");
         };
-        if verdict.robust || position >= witness_images as usize || !seen.insert((at.condition, at.image)) {
+        let corrupted = matches!(conditions[at.condition as usize].kind, ConditionKind::Corruption(_));
+        if corrupted || verdict.robust || position >= witness_images as usize || !seen.insert((at.condition, at.image))
+        {
             return problem("nobody asked for it");
         }
         if !measures_up(verdict, bytes, &batch.pixels[position * pixels..(position + 1) * pixels]) {
@@ -95,6 +101,9 @@ fn one(condition: &Condition, spec: &ModelSpec, verdict: &Verdict) -> Result<(),
     if verdict.robust != (verdict.predicted == verdict.label) || verdict.robust == verdict.stage.is_some() {
         return Err("robust, prediction and stage contradict each other".into());
     }
+    if let ConditionKind::Corruption(_) = condition.kind {
+        return corrupted(spec, verdict);
+    }
     let ConditionKind::Attack(attack) = &condition.kind else {
         let unchanged = [verdict.l1, verdict.l2, verdict.linf] == [0.0; 3];
         let clean = unchanged && verdict.stage.as_ref().is_none_or(|s| *s == Stage::Clean);
@@ -106,6 +115,17 @@ fn one(condition: &Condition, spec: &ModelSpec, verdict: &Verdict) -> Result<(),
         crate::protocol::Norm::L1 => verdict.l1,
     };
     if verdict.robust || attack.threat.admits(size) { Ok(()) } else { Err(format!("a perturbation of size {size}")) }
+}
+
+/// A corrupted image has no budget; its distances are still those of two images in [0,1].
+fn corrupted(spec: &ModelSpec, verdict: &Verdict) -> Result<(), String> {
+    if verdict.stage.as_ref().is_some_and(|stage| *stage != Stage::Corruption) {
+        return Err("a corruption was not what broke it".into());
+    }
+    let pixels = spec.input.iter().map(|&side| f64::from(side)).product::<f64>();
+    let within = |size: f64, most: f64| (0.0..=most * (1.0 + 1e-9)).contains(&size);
+    let possible = within(verdict.linf, 1.0) && within(verdict.l2, pixels.sqrt()) && within(verdict.l1, pixels);
+    if possible { Ok(()) } else { Err("a corrupted image of impossible distance".into()) }
 }
 
 #[cfg(test)]
@@ -157,7 +177,13 @@ mod tests {
 
         fn check(&self) -> Result<(), String> {
             let Self { conditions, batch, spec, verdicts, witnesses, payload } = self;
-            results(conditions, batch, spec, 1, &Claims { verdicts, witnesses, payload, findings: &[] })
+            results(
+                conditions,
+                batch,
+                spec,
+                1,
+                &Claims { verdicts, witnesses, payload, findings: &[], time: CpuTime::default() },
+            )
         }
     }
 

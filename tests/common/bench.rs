@@ -182,7 +182,16 @@ impl Bench {
         if let Some(key) = &witnesses_key {
             self.artifacts.put(key, evidence::to_safetensors(&sets).unwrap()).await.unwrap();
         }
-        ShardResult { tallies, verdicts_key, witnesses_key, findings: Vec::new(), sandbox: Sandbox::Off, seconds: 1.0 }
+        ShardResult {
+            tallies,
+            verdicts_key,
+            witnesses_key,
+            findings: Vec::new(),
+            sandbox: Sandbox::Off,
+            seconds: 1.0,
+            cpu_seconds: 1.0,
+            corruption_seconds: 0.0,
+        }
     }
 
     /// Makes a worker known, so that waiting has other reasons than its absence.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gauntlet::dataset::{Catalogue, ImportOptions, Source, SourceOptions};
-use gauntlet::protocol::{Format, ModelSpec, Protocol};
+use gauntlet::protocol::{Format, ModelSpec, Pictures, Protocol, Scene};
 use gauntlet::store::evaluations::{self, Evaluation, NewEvaluation, WitnessPolicy};
 use gauntlet::store::evidence::{self, VerdictRow};
 use gauntlet::store::models::{self, Model, NewModel};
@@ -50,7 +50,7 @@ impl World {
     pub async fn import_digits(&self) {
         let options = SourceOptions { geometry: digits_geometry(), ..SourceOptions::default() };
         let source = Source::open(&repository("data/digits/digits.npz"), &options).unwrap();
-        let quiet = ImportOptions { preset: None, replace: false, progress: Arc::new(|_| {}) };
+        let quiet = ImportOptions { preset: None, replace: true, progress: Arc::new(|_| {}) };
         self.catalogue.import("digits", Arc::new(source), &quiet).await.unwrap();
     }
 
@@ -72,7 +72,10 @@ impl World {
     pub async fn submit(&self, model: Uuid, protocol: &Protocol, first_image: u32, images: u32, seeds: &[i64]) -> Uuid {
         let dataset = self.catalogue.get("digits").await.unwrap();
         let preset = dataset.preset.map(|p| p.to_string());
-        let conditions = protocol.conditions(preset.as_deref()).unwrap();
+        let shape = dataset.shape;
+        let pixels = [shape.channels, shape.height, shape.width];
+        let scene = Scene { preset: preset.as_deref(), images: pixels, pictures: Pictures::Procedural };
+        let conditions = protocol.conditions_for(&scene).unwrap();
         let new = NewEvaluation {
             id: Uuid::now_v7(),
             owner: LOCAL_OWNER,

@@ -201,6 +201,7 @@ impl Verifier<'_> {
     async fn regenerate(&mut self, shard: &DoneShard, before: &[VerdictRow]) -> anyhow::Result<()> {
         let conditions: Vec<Condition> =
             shard.conditions.iter().map(|&i| self.evaluation.conditions[i as usize].clone()).collect();
+        self.child.provide_frost(&conditions, &self.artifacts).await?;
         let first = shard.first_image as usize;
         let batch = self.catalogue.read(&self.evaluation.dataset, first..first + shard.images as usize).await?;
         let request = Request::Shard(ShardRequest {

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::plasma::plasma;
 use super::random::Keyed;
+use crate::protocol::Pictures;
 
 /// Pictures that a draw chooses from, each 1 time in 5. The published second and third are the same picture.
 const FILES: [(&str, &str); 5] = [
@@ -17,15 +18,16 @@ const FILES: [(&str, &str); 5] = [
     ("frost5.jpg", "5fc6a19df4a429ba68abdcc8f8a4278d4c9f81c9ccafd2c92ab0c8cf8992ebd2"),
 ];
 
-/// Where frost pictures come from. Only `Published` counts as the benchmark's frost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FrostOrigin {
-    /// The files of the original package, checksums verified.
-    Published,
-    /// Other pictures under the same names.
-    Custom,
-    /// Computed, for want of pictures: reported as `frost-proc`.
-    Procedural,
+/// The names of the five files.
+pub const FROST_FILES: [&str; 5] = [FILES[0].0, FILES[1].0, FILES[2].0, FILES[3].0, FILES[4].0];
+
+/// Which pictures five files, in the order of [`FROST_FILES`], are.
+pub fn identify(files: &[impl AsRef<[u8]>; 5]) -> Pictures {
+    let sums = files.each_ref().map(|file| hex::encode(Sha256::digest(file)));
+    if sums.iter().zip(FILES).all(|(sum, (_, published))| sum == published) {
+        return Pictures::Published;
+    }
+    Pictures::Custom(hex::encode(Sha256::digest(sums.concat())))
 }
 
 /// A picture, interleaved RGB.
@@ -48,7 +50,7 @@ pub enum FrostError {
 /// Five frost pictures, and their shrunken versions for small images. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct FrostTextures {
-    origin: FrostOrigin,
+    pictures: Pictures,
     full: Arc<[Texture; 5]>,
     /// At 0.3 and 0.2 of the size, made when first asked for.
     small: Arc<[OnceLock<[Texture; 5]>; 2]>,
@@ -59,25 +61,30 @@ impl FrostTextures {
     ///
     /// JPEG decoders may differ by a few grey levels, so the two JPEG pictures need not equal the original package's to the last bit.
     pub fn read(mut read: impl FnMut(&str) -> io::Result<Vec<u8>>) -> Result<Self, FrostError> {
-        let mut origin = FrostOrigin::Published;
+        let mut files: [Vec<u8>; 5] = Default::default();
+        for (file, name) in files.iter_mut().zip(FROST_FILES) {
+            *file = read(name).map_err(|source| FrostError::Read { name, source })?;
+        }
+        Self::decode(&files)
+    }
+
+    /// Decodes five files in the order of [`FROST_FILES`].
+    pub fn decode(files: &[impl AsRef<[u8]>; 5]) -> Result<Self, FrostError> {
         let mut pictures = Vec::with_capacity(5);
-        for (name, checksum) in FILES {
-            let bytes = read(name).map_err(|source| FrostError::Read { name, source })?;
-            if hex::encode(Sha256::digest(&bytes)) != checksum {
-                origin = FrostOrigin::Custom;
-            }
-            let picture = ::image::load_from_memory(&bytes).map_err(|source| FrostError::Decode { name, source })?;
+        for (file, name) in files.iter().zip(FROST_FILES) {
+            let picture =
+                ::image::load_from_memory(file.as_ref()).map_err(|source| FrostError::Decode { name, source })?;
             let rgb = picture.to_rgb8();
             let (width, height) = (rgb.width() as usize, rgb.height() as usize);
             pictures.push(Texture { height, width, rgb: rgb.into_raw() });
         }
-        let pictures: [Texture; 5] = pictures.try_into().expect("five files");
-        Ok(Self::new(origin, pictures))
+        Ok(Self::new(identify(files), pictures.try_into().expect("five files")))
     }
 
     /// Pictures that the caller has as pixels.
     pub fn from_pictures(pictures: [Texture; 5]) -> Self {
-        Self::new(FrostOrigin::Custom, pictures)
+        let sums = pictures.each_ref().map(|picture| hex::encode(Sha256::digest(&picture.rgb)));
+        Self::new(Pictures::Custom(hex::encode(Sha256::digest(sums.concat()))), pictures)
     }
 
     /// The stand-in: ridged plasma with the published pictures' channel means and standard deviations.
@@ -88,19 +95,20 @@ impl FrostTextures {
             const DEVIATIONS: [[f64; 3]; 5] =
                 [[27., 17., 15.], [21., 22., 23.], [21., 22., 23.], [29., 29., 30.], [44., 43., 42.]];
             FrostTextures::new(
-                FrostOrigin::Procedural,
+                Pictures::Procedural,
                 std::array::from_fn(|i| crystals(i as u64, MEANS[i], DEVIATIONS[i])),
             )
         });
         MADE.clone()
     }
 
-    fn new(origin: FrostOrigin, full: [Texture; 5]) -> Self {
-        Self { origin, full: Arc::new(full), small: Arc::default() }
+    fn new(pictures: Pictures, full: [Texture; 5]) -> Self {
+        Self { pictures, full: Arc::new(full), small: Arc::default() }
     }
 
-    pub fn origin(&self) -> FrostOrigin {
-        self.origin
+    /// Which pictures these are.
+    pub fn pictures(&self) -> &Pictures {
+        &self.pictures
     }
 
     /// Picture `index` at `scale` (1, 0.3 or 0.2 of its size), enlarged if it would not cover height × width with a pixel to spare.

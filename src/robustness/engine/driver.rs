@@ -4,12 +4,11 @@ use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use super::judge::{self, examine};
 use super::kernel::{Kernel, Objective};
-use super::{EngineError, Notes, Outcome, Progress, Run};
+use super::{EngineError, Notes, Outcome, Progress, Run, name_pass};
 use crate::protocol::{
     Attack, AttackCondition, ConditionKind, Keep, Norm, Pgd, Projection, Stage, Target, ThreatModel, Verdict,
 };
@@ -106,6 +105,9 @@ impl<'a, 'r> Driver<'a, 'r> {
         let run = self.run;
         match &run.conditions[self.group.start].kind {
             ConditionKind::Clean => self.examine_clean(false)?,
+            ConditionKind::Corruption(_) => {
+                return Err(EngineError::Input("corruptions are evaluated apart".into()));
+            }
             ConditionKind::Attack(AttackCondition { threat, independent, attack: Attack::Pgd(pgd) }) => {
                 let carries = !independent && !self.stochastic();
                 let needs_logits = matches!(pgd.target, Target::LeastLikely | Target::MostLikely);
@@ -135,21 +137,14 @@ impl<'a, 'r> Driver<'a, 'r> {
 
     fn threat(&self, rung: usize) -> Option<ThreatModel> {
         match &self.run.conditions[self.group.start + rung].kind {
-            ConditionKind::Clean => None,
+            ConditionKind::Clean | ConditionKind::Corruption(_) => None,
             ConditionKind::Attack(attack) => Some(attack.threat),
         }
     }
 
     /// Names the random numbers that a stochastic model draws in the next pass.
     fn seed_pass(&mut self) {
-        let mut hash = Sha256::new();
-        hash.update(b"gauntlet pass 1");
-        hash.update(self.run.seed.to_le_bytes());
-        hash.update(self.run.conditions[self.group.start].random_key().to_le_bytes());
-        hash.update(self.run.images.indices.first().copied().unwrap_or(0).to_le_bytes());
-        hash.update(self.passes.to_le_bytes());
-        let digest = hash.finalize();
-        tch::manual_seed(i64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes")));
+        name_pass(self.run, self.run.conditions[self.group.start], self.passes);
         self.passes += 1;
     }
 
@@ -433,7 +428,7 @@ impl<'a, 'r> Driver<'a, 'r> {
     fn settle(&mut self, job: Job, finding: &judge::Finding, pixels: &Tensor) {
         let image = self.run.images.indices[job.image];
         let name = match &self.run.conditions[self.group.start].kind {
-            ConditionKind::Clean => None,
+            ConditionKind::Clean | ConditionKind::Corruption(_) => None,
             ConditionKind::Attack(attack) => Some(attack.attack.name()),
         };
         let stage = match name {

@@ -4,10 +4,12 @@
 //! different steps, restarts and budgets share every pass. A candidate that the search hands over is examined by a
 //! separate, fresh forward pass, and nothing but that examination can write "not robust".
 
+mod corrupted;
 mod driver;
 mod judge;
 mod kernel;
 
+pub use corrupted::{Corrupter, evaluate_corrupted};
 pub(crate) use kernel::pull_back;
 pub use kernel::{Evaluation, Kernel, Objective};
 
@@ -16,6 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::model::{Classifier, ModelError, is_out_of_memory};
 use crate::protocol::{Condition, ConditionKind, Verdict, VerdictRule};
@@ -35,7 +38,7 @@ pub struct Images {
 pub struct Run<'a> {
     pub model: &'a dyn Classifier,
     pub images: &'a Images,
-    /// Conditions in any number and mix; consecutive attacks that differ only in a rising ε form a ladder, where they
+    /// Conditions in any number and mix, but corruptions apart ([`evaluate_corrupted`]); consecutive attacks that differ only in a rising ε form a ladder, where they
     /// and the model allow it.
     pub conditions: &'a [&'a Condition],
     pub seed: u64,
@@ -135,6 +138,18 @@ fn check(run: &Run) -> Result<(), EngineError> {
         return fail(format!("image {index} has label {label}, but the model has {} classes", spec.classes));
     }
     Ok(())
+}
+
+/// Names the random numbers that a stochastic model draws in the next pass, `pass` counting those of one condition.
+fn name_pass(run: &Run, condition: &Condition, pass: u32) {
+    let mut hash = Sha256::new();
+    hash.update(b"gauntlet pass 1");
+    hash.update(run.seed.to_le_bytes());
+    hash.update(condition.random_key().to_le_bytes());
+    hash.update(run.images.indices.first().copied().unwrap_or(0).to_le_bytes());
+    hash.update(pass.to_le_bytes());
+    let digest = hash.finalize();
+    tch::manual_seed(i64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes")));
 }
 
 /// Splits the conditions into groups that one driver handles: ladders of rising ε, else single conditions.
