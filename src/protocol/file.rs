@@ -6,10 +6,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::attack::{Attack, ClipOrder, Keep, Loss, Pgd, Projection, StepSize, Target};
 use super::budget::Budgets;
-use super::condition::{
-    Attack, AttackCondition, ClipOrder, Condition, ConditionKind, Keep, Loss, Pgd, Projection, StepSize, Target,
-};
+use super::condition::{AttackCondition, Condition, ConditionKind};
 use super::corruption::{CorruptionBlock, Scene};
 use super::threat::{Norm, ThreatModel};
 use super::verdict::VerdictRule;

@@ -1,5 +1,6 @@
 //! Conditions, built-in protocols, the planner and the arithmetic of reports. Plain data; no libtorch, no IO.
 
+mod attack;
 mod budget;
 mod builtin;
 mod condition;
@@ -17,11 +18,10 @@ pub mod stats;
 mod threat;
 mod verdict;
 
+pub use attack::{Attack, Cascade, ClipOrder, Keep, Loss, Pgd, Projection, StepSize, Target};
 pub use budget::{Budget, Budgets};
 pub use builtin::{builtin, builtins};
-pub use condition::{
-    Attack, AttackCondition, ClipOrder, Condition, ConditionKind, Keep, Loss, Pgd, Projection, StepSize, Target,
-};
+pub use condition::{AttackCondition, Condition, ConditionKind};
 pub use corruption::{
     Corruption, CorruptionBlock, CorruptionCondition, Group, Label, Mode, NoSuchSeverity, Pictures, Scene, Severity,
     Table,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::condition::{Attack, AttackCondition, Condition, ConditionKind};
+use super::condition::{Condition, ConditionKind};
 
 /// Shards aim at this much work: short enough to lose little, long enough that loading the model does not show.
 pub const SHARD_SECONDS: f64 = 60.0;
@@ -89,10 +89,7 @@ pub fn forward_equivalents(condition: &Condition) -> f64 {
     match &condition.kind {
         // Corrupting an image takes about as long on the processor as a small model's forward pass, and runs beside it.
         ConditionKind::Clean | ConditionKind::Corruption(_) => 1.0,
-        ConditionKind::Attack(AttackCondition { attack: Attack::Pgd(pgd), .. }) => {
-            let passes = f64::from(pgd.steps) * f64::from(pgd.restarts) * f64::from(pgd.eot);
-            2.0 + passes * (1.0 + BACKWARD_FORWARDS)
-        }
+        ConditionKind::Attack(condition) => condition.attack.forward_equivalents(BACKWARD_FORWARDS),
     }
 }
 

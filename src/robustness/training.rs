@@ -5,12 +5,12 @@ use std::ops::ControlFlow;
 
 use tch::{CModule, Device, Kind, Tensor, nn, nn::OptimizerConfig};
 
-use super::attack::{PgdSearch, Search, Start, Status};
+use super::attack::Goal;
 use super::engine::{Kernel, Objective};
 use super::model::{Classifier, ModelError, to_unit};
 use super::rng::Stream;
-use super::threat::{random_start, unit_ball};
-use crate::protocol::{ClipOrder, Format, Keep, Loss, ModelSpec, Norm, Pgd, Projection, StepSize, Target};
+use super::threat::{linf_bounds, random_start, unit_ball};
+use crate::protocol::{Format, Loss, ModelSpec, Norm};
 
 /// Images per optimiser step.
 const BATCH: usize = 100;
@@ -184,37 +184,25 @@ impl Network {
         seed: u64,
         epoch: u32,
     ) -> Result<Tensor, ModelError> {
-        let pgd = Pgd {
-            steps: 10,
-            step_size: StepSize::OfEpsilon(0.25),
-            random_start: true,
-            restarts: 1,
-            loss: Loss::CrossEntropy,
-            target: Target::Untargeted,
-            projection: Projection::Euclidean,
-            order: ClipOrder::ProjectThenClip,
-            keep: Keep::Last,
-            eot: 1,
-        };
+        const STEPS: usize = 10;
         let dimension = clean.numel() / rows.len();
         let unit: Vec<f64> = rows
             .iter()
             .flat_map(|row| unit_ball(Norm::Linf, dimension, &mut Stream::new(seed, CONDITION, *row as u32, epoch)))
             .collect();
-        let radii = vec![epsilon; rows.len()];
-        let points = random_start(clean, &Tensor::from_slice(&unit).view_as(clean), &Tensor::from_slice(&radii));
-        let slots: Vec<usize> = (0..rows.len()).collect();
-        let shape = self.spec.input.map(i64::from);
-        let mut search = PgdSearch::new(&pgd, Norm::Linf, false, rows.len(), shape, Device::Cpu);
-        search.load(&slots, &Start { clean: clean.shallow_clone(), points, epsilon: radii });
+        let radii = Tensor::from_slice(&vec![epsilon; rows.len()]);
+        let (low, high) = linf_bounds(clean, &radii);
         let kernel = Kernel { model: self, batch: rows.len() as i64 };
-        let objective = Objective { loss: pgd.loss, labels, targets: None, float32_gradient: false };
-        loop {
-            let evaluation = kernel.evaluate(search.points(), &objective, 1, true)?;
-            if search.advance(&evaluation.answer).iter().all(|status| *status != Status::Searching) {
-                return Ok(search.candidates(&slots));
-            }
+        let labels = Vec::<i64>::try_from(labels).expect("a row of classes");
+        let labels: Vec<u32> = labels.into_iter().map(|label| label as u32).collect();
+        let goal = Goal { loss: Loss::CrossEntropy, target: None, float32_gradient: false };
+        let objective = Objective::new(&labels, &vec![Some(goal); labels.len()], Device::Cpu);
+        let mut points = random_start(clean, &Tensor::from_slice(&unit).view_as(clean), &radii);
+        for _ in 0..STEPS {
+            let gradient = kernel.evaluate(&points, &objective, 1, true)?.answer.gradient;
+            points = (points + gradient.sign() * (0.25 * epsilon)).maximum(&low).minimum(&high);
         }
+        Ok(points)
     }
 
     fn traced(&self) -> Result<CModule, tch::TchError> {

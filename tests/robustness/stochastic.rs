@@ -1,8 +1,13 @@
 use gauntlet::protocol::*;
+use gauntlet::robustness::attack::Goal;
 use gauntlet::robustness::engine::{Images, Kernel, Objective};
 use tch::{Kind, Tensor};
 
 use crate::support::*;
+
+fn goal(loss: Loss) -> Goal {
+    Goal { loss, target: None, float32_gradient: false }
+}
 
 #[test]
 fn averaged_gradients_approach_the_analytic_gradient() {
@@ -16,8 +21,7 @@ fn averaged_gradients_approach_the_analytic_gradient() {
         Tensor::cat(&[score.zeros_like(), score], 1)
     };
     let model = Model { spec: ModelSpec { stochastic: true, ..spec([1, 4, 4], 2) }, logits };
-    let labels = Tensor::from_slice(&[0i64, 0]);
-    let objective = Objective { loss: Loss::Margin, labels: &labels, targets: None, float32_gradient: false };
+    let objective = Objective::new(&[0, 0], &[Some(goal(Loss::Margin)); 2], tch::Device::Cpu);
     let points = uniform(&[2, 1, 4, 4], 0.0, 1.0, 2);
     let mean_error = |draws: i64| {
         tch::manual_seed(1);
@@ -35,8 +39,7 @@ fn averaged_gradients_approach_the_analytic_gradient() {
 fn averaging_over_draws_changes_nothing_on_a_deterministic_model() {
     let model = convnet(3);
     let points = uniform(&[3, 1, 8, 8], 0.0, 1.0, 4);
-    let labels = Tensor::from_slice(&[0i64, 1, 2]);
-    let objective = Objective { loss: Loss::CrossEntropy, labels: &labels, targets: None, float32_gradient: false };
+    let objective = Objective::new(&[0, 1, 2], &[Some(goal(Loss::CrossEntropy)); 3], tch::Device::Cpu);
     let kernel = Kernel { model: &model, batch: 8 };
     let once = kernel.evaluate(&points, &objective, 1, true).unwrap().answer;
     let often = kernel.evaluate(&points, &objective, 5, true).unwrap().answer;

@@ -1,11 +1,81 @@
-//! Attacks: mathematics only. An attack never calls the model. It says which points it wants evaluated, is told loss
-//! and gradient there, and moves; the engine schedules trajectories over the rows of a batch.
+//! Attacks: mathematics only. An attack never calls the model. It says which points it wants evaluated and what it
+//! ascends there, is told loss, prediction and gradient, and moves; the engine schedules trajectories over the rows of a
+//! batch.
+//!
+//! A [`Search`] is a batch of trajectories of one attack, one per slot, each at its own step. In every pass the engine
+//!
+//! 1. fills empty slots ([`Search::load`]) with images that wait for this attack,
+//! 2. evaluates [`Search::points`], each by the [`Goal`] in its slot's [`Demand`]: slots may differ in loss and target, and
+//!    rows of other attacks may share the batch,
+//! 3. hands the [`Answer`] to [`Search::advance`], which moves every trajectory one step and says where each stands.
+//!
+//! A trajectory that has finished is taken out ([`Search::candidates`], [`Search::release`]). What became of it decides
+//! what comes next for its image: examination of the candidate, the attack's next *run* (a restart, another target), the
+//! cascade's next stage, a larger budget.
+//!
+//! State lives in tensors of fixed shape [S, …], a row per slot; arithmetic goes over all rows, also those that are empty
+//! or belong to finished trajectories, and no row may depend on another. Random numbers come from [`Entry::draws`] alone.
+//! Nothing may be read back from the device but what the answer already brought to the host.
+//!
+//! A new attack is a file with its `Search`, and its lines in the functions below.
 
 mod pgd;
 
 pub use pgd::PgdSearch;
 
-use tch::Tensor;
+use std::sync::Arc;
+
+use tch::{Device, Tensor};
+
+use crate::protocol::{Attack, Loss, Norm, Target};
+use crate::robustness::rng::Stream;
+
+/// What all trajectories of a search have in common.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    pub norm: Norm,
+    /// Classes of the model.
+    pub classes: u32,
+    /// One misclassified draw proves nothing: the search looks for the best candidate and never stops at a success.
+    pub stochastic: bool,
+    pub slots: usize,
+    /// [C, H, W]
+    pub shape: [i64; 3],
+    pub device: Device,
+}
+
+/// Empty slots for trajectories of `attack`, which is no cascade.
+pub fn search(attack: &Attack, setting: &Setting) -> Box<dyn Search> {
+    match attack {
+        Attack::Pgd(pgd) => Box::new(PgdSearch::new(pgd, setting)),
+        Attack::Cascade(_) => unreachable!("the engine runs a cascade's stages"),
+    }
+}
+
+/// Whether the attack reads [`Entry::ranking`].
+pub fn needs_ranking(attack: &Attack) -> bool {
+    match attack {
+        Attack::Pgd(pgd) => matches!(pgd.target, Target::LeastLikely | Target::MostLikely),
+        Attack::Cascade(_) => false,
+    }
+}
+
+/// Whether the attack never demands a gradient: such trajectories are batched apart, in passes without a backward.
+pub fn is_forward_only(attack: &Attack) -> bool {
+    match attack {
+        Attack::Pgd(_) | Attack::Cascade(_) => false,
+    }
+}
+
+/// What a point's loss is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Goal {
+    pub loss: Loss,
+    /// The class that a targeted loss steers to. Success is any misclassification all the same.
+    pub target: Option<u32>,
+    /// Take cross-entropy's gradient in plain float32, as published procedures do, instead of exactly.
+    pub float32_gradient: bool,
+}
 
 /// What an attack wants to know of the point in one slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,19 +83,22 @@ pub enum Demand {
     /// The slot is empty; its row rides along.
     Nothing,
     /// Loss and prediction: a forward pass.
-    Loss,
+    Loss(Goal),
     /// The gradient too: a forward and a backward pass.
-    Gradient,
+    Gradient(Goal),
 }
 
-/// What the model says about the points, one row per slot.
+/// What the model says about the points, one row per slot; rows of empty slots mean nothing.
 #[derive(Debug)]
 pub struct Answer {
-    /// Search loss, the mean over draws; float64 [S].
+    /// The goal's loss, the mean over draws; float64 [S].
     pub loss: Tensor,
     /// Whether more than half of the draws are misclassified; bool [S].
     pub misclassified: Tensor,
-    /// Gradient of the loss divided by `exp(log_scale)`, the mean over draws; finite float32 [S, C, H, W].
+    /// `misclassified` on the host.
+    pub seen: Vec<bool>,
+    /// Gradient of the loss divided by `exp(log_scale)`, the mean over draws; finite float32 [S, C, H, W], zero where it
+    /// was not demanded by any slot.
     pub gradient: Tensor,
     /// float64 [S]
     pub log_scale: Tensor,
@@ -35,19 +108,29 @@ pub struct Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     Searching,
-    /// The candidate is settled. `success`: the search saw it misclassified.
+    /// The candidate is settled.
     Finished {
-        success: bool,
+        seen: Seen,
+        /// The run to go on with should the image still stand.
+        next_run: Option<u32>,
     },
 }
 
-/// A batch of trajectories, one per slot, each at its own step.
-pub trait Search {
-    /// Begins trajectories: row i of the tensors goes to `slots[i]`.
-    fn load(&mut self, slots: &[usize], images: &Start);
+/// What the search knows of a candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Misclassified inside the budget.
+    Success,
+    /// Classified correctly, or too far away.
+    Failure,
+    /// Never evaluated.
+    Unknown,
+}
 
-    /// Begins another restart in each of `slots` from new points, keeping its candidate while nothing better comes.
-    fn restart(&mut self, slots: &[usize], points: &Tensor);
+/// A batch of trajectories of one attack.
+pub trait Search {
+    /// Begins trajectories: row i of `clean` [n, C, H, W] goes to the slot of `entries[i]`.
+    fn load(&mut self, entries: &[Entry], clean: &Tensor);
 
     /// Empties a slot.
     fn release(&mut self, slot: usize);
@@ -61,23 +144,46 @@ pub trait Search {
     /// Moves every trajectory by one step and says, per slot, where it stands; empty slots are `Searching`.
     fn advance(&mut self, answer: &Answer) -> Vec<Status>;
 
-    /// The examples that the verdict should examine, float32 [slots, C, H, W].
+    /// The examples that the verdict should examine, inside budget and box wherever they count as a success;
+    /// float32 [slots, C, H, W].
     fn candidates(&self, slots: &[usize]) -> Tensor;
 }
 
-/// Clean images, where to start, and how far to go.
-#[derive(Debug)]
-pub struct Start {
-    /// float32 [n, C, H, W] in [0,1]
-    pub clean: Tensor,
-    /// The first point of each trajectory, inside its budget; like `clean`.
-    pub points: Tensor,
-    /// Radii, n of them.
-    pub epsilon: Vec<f64>,
+/// A trajectory to begin.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub slot: usize,
+    /// 0 first, then what [`Status::Finished`] named.
+    pub run: u32,
+    pub label: u32,
+    /// Radius of the budget.
+    pub epsilon: f64,
+    /// The wrong classes, by falling logit at the clean image; empty unless [`needs_ranking`].
+    pub ranking: Arc<[u32]>,
+    pub draws: Draws,
 }
 
-/// `slots` as an index tensor beside `like`.
-fn index(slots: &[usize], like: &Tensor) -> Tensor {
-    let slots: Vec<i64> = slots.iter().map(|slot| *slot as i64).collect();
+/// Where the random numbers of one image under one attack come from.
+#[derive(Debug, Clone, Copy)]
+pub struct Draws {
+    pub seed: u64,
+    pub condition: u64,
+    pub image: u32,
+}
+
+impl Draws {
+    /// Streams that each run may draw from.
+    const PER_RUN: u32 = 2;
+
+    /// Stream `number` (0 or 1) of a run.
+    pub fn stream(&self, run: u32, number: u32) -> Stream {
+        debug_assert!(number < Self::PER_RUN);
+        Stream::new(self.seed, self.condition, self.image, Self::PER_RUN * run + number)
+    }
+}
+
+/// Slots as an index tensor beside `like`.
+fn index(slots: impl IntoIterator<Item = usize>, like: &Tensor) -> Tensor {
+    let slots: Vec<i64> = slots.into_iter().map(|slot| slot as i64).collect();
     Tensor::from_slice(&slots).to_device(like.device())
 }

@@ -1,15 +1,16 @@
 //! Projected gradient descent (Madry et al. 2018) in L∞, L2 and L1.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use super::{Answer, Demand, Search, Start, Status, index};
-use crate::protocol::{Keep, Norm, Pgd, Projection};
-use crate::robustness::threat::{Ball, flat, linf_bounds, per_row};
+use super::{Answer, Demand, Entry, Goal, Search, Seen, Setting, Status, index};
+use crate::protocol::{Keep, Norm, Pgd, Projection, Target};
+use crate::robustness::threat::{Ball, flat, linf_bounds, per_row, random_start, unit_ball};
 
 /// ART's guard against division by zero.
 const ART_TOLERANCE: f64 = 1e-7;
 
-/// PGD trajectories. Each visits steps + 1 points, its start included.
+/// PGD trajectories. Each restart visits steps + 1 points, its start included; one restart follows another in the same
+/// slot and shares the candidate, unless the verdict must first say what became of it.
 #[derive(Debug)]
 pub struct PgdSearch {
     pgd: Pgd,
@@ -18,6 +19,10 @@ pub struct PgdSearch {
     stops_at_success: bool,
     /// The last point is evaluated too; not needed where it is the candidate whatever its loss.
     evaluates_end: bool,
+    stochastic: bool,
+    classes: u32,
+    /// Who is in each slot, at which restart.
+    entries: Vec<Option<Entry>>,
     clean: Tensor,
     point: Tensor,
     /// L∞ only: the lowest and highest admissible images.
@@ -32,9 +37,8 @@ pub struct PgdSearch {
 }
 
 impl PgdSearch {
-    /// Empty slots for images of `shape` = [C, H, W]. `stochastic`: one misclassified draw proves nothing.
-    pub fn new(pgd: &Pgd, norm: Norm, stochastic: bool, slots: usize, shape: [i64; 3], device: Device) -> Self {
-        let [channels, height, width] = shape;
+    pub fn new(pgd: &Pgd, setting: &Setting) -> Self {
+        let Setting { norm, classes, stochastic, slots, shape: [channels, height, width], device } = *setting;
         let images = || Tensor::zeros([slots as i64, channels, height, width], (Kind::Float, device));
         let numbers = || Tensor::zeros([slots as i64], (Kind::Double, device));
         Self {
@@ -45,6 +49,9 @@ impl PgdSearch {
                 Keep::Last => false,
             },
             evaluates_end: pgd.keep != Keep::Last || (stochastic && pgd.restarts > 1),
+            stochastic,
+            classes,
+            entries: vec![None; slots],
             clean: images(),
             point: images(),
             bounds: (norm == Norm::Linf).then(|| (images(), images())),
@@ -56,6 +63,45 @@ impl PgdSearch {
             demands: vec![Demand::Nothing; slots],
             pgd: pgd.clone(),
         }
+    }
+
+    /// Puts the trajectories of `entries` at their starting points; `clean` [n, C, H, W] is theirs.
+    fn start(&mut self, entries: &[Entry], clean: &Tensor) {
+        let points = self.starting_points(entries, clean);
+        let _ = self.point.index_copy_(0, &index(entries.iter().map(|entry| entry.slot), &self.point), &points);
+        for entry in entries {
+            self.step[entry.slot] = 0;
+            self.entries[entry.slot] = Some(entry.clone());
+            self.demands[entry.slot] = self.demand(entry);
+        }
+    }
+
+    fn starting_points(&self, entries: &[Entry], clean: &Tensor) -> Tensor {
+        if !self.pgd.random_start {
+            return clean.copy();
+        }
+        let dimension = clean.numel() / entries.len();
+        let unit: Vec<f64> = entries
+            .iter()
+            .flat_map(|entry| unit_ball(self.ball.norm, dimension, &mut entry.draws.stream(entry.run, 0)))
+            .collect();
+        let epsilon: Vec<f64> = entries.iter().map(|entry| entry.epsilon).collect();
+        let there = |values: &[f64]| Tensor::from_slice(values).to_device(clean.device());
+        random_start(clean, &there(&unit).view_as(clean), &there(&epsilon))
+    }
+
+    fn goal(&self, entry: &Entry) -> Goal {
+        let target = match self.pgd.target {
+            Target::Untargeted => None,
+            Target::NextClass => Some((entry.label + 1) % self.classes),
+            Target::MostLikely => entry.ranking.first().copied(),
+            Target::LeastLikely => entry.ranking.last().copied(),
+            Target::Random => {
+                let other = entry.draws.stream(entry.run, 1).below(u64::from(self.classes) - 1) as u32;
+                Some(if other < entry.label { other } else { other + 1 })
+            }
+        };
+        Goal { loss: self.pgd.loss, target, float32_gradient: self.pgd.projection == Projection::Radial }
     }
 
     /// The points one step up the gradient, inside their budgets.
@@ -107,39 +153,46 @@ impl PgdSearch {
         self.candidate = self.point.where_self(&per_row(mask, &self.point), &self.candidate);
     }
 
-    fn demand(&self, slot: usize) -> Demand {
-        if self.step[slot] < self.pgd.steps { Demand::Gradient } else { Demand::Loss }
+    fn demand(&self, entry: &Entry) -> Demand {
+        let goal = self.goal(entry);
+        if self.step[entry.slot] < self.pgd.steps { Demand::Gradient(goal) } else { Demand::Loss(goal) }
+    }
+
+    /// Whether a restart ends the run, so that the examination says whether another is needed: nobody has seen the last
+    /// iterate.
+    fn ends_at_restart(&self) -> bool {
+        self.pgd.keep == Keep::Last && !self.stochastic
+    }
+
+    /// The restart after the one in `slot`.
+    fn next_restart(&self, slot: usize) -> Option<u32> {
+        let next = self.entries[slot].as_ref()?.run + 1;
+        (next < self.pgd.restarts).then_some(next)
     }
 }
 
 impl Search for PgdSearch {
-    fn load(&mut self, slots: &[usize], images: &Start) {
-        let rows = index(slots, &self.clean);
-        let epsilon = Tensor::from_slice(&images.epsilon).to_device(self.clean.device());
-        let alpha: Vec<f64> = images.epsilon.iter().map(|epsilon| self.pgd.step_size.resolve(*epsilon)).collect();
-        let _ = self.clean.index_copy_(0, &rows, &images.clean);
-        let _ = self.candidate.index_copy_(0, &rows, &images.points);
+    fn load(&mut self, entries: &[Entry], clean: &Tensor) {
+        let rows = index(entries.iter().map(|entry| entry.slot), &self.clean);
+        let there = |values: Vec<f64>| Tensor::from_slice(&values).to_device(self.clean.device());
+        let epsilon = there(entries.iter().map(|entry| entry.epsilon).collect());
+        let alpha = there(entries.iter().map(|entry| self.pgd.step_size.resolve(entry.epsilon)).collect());
+        let _ = self.clean.index_copy_(0, &rows, clean);
         let _ = self.candidate_loss.index_fill_(0, &rows, f64::NEG_INFINITY);
-        let _ = self.alpha.index_copy_(0, &rows, &Tensor::from_slice(&alpha).to_device(self.clean.device()));
+        let _ = self.alpha.index_copy_(0, &rows, &alpha);
         let _ = self.epsilon.index_copy_(0, &rows, &epsilon);
         if let Some((low, high)) = &mut self.bounds {
-            let (new_low, new_high) = linf_bounds(&images.clean, &epsilon);
+            let (new_low, new_high) = linf_bounds(clean, &epsilon);
             let _ = low.index_copy_(0, &rows, &new_low);
             let _ = high.index_copy_(0, &rows, &new_high);
         }
-        self.restart(slots, &images.points);
-    }
-
-    fn restart(&mut self, slots: &[usize], points: &Tensor) {
-        let _ = self.point.index_copy_(0, &index(slots, &self.point), points);
-        for slot in slots {
-            self.step[*slot] = 0;
-            self.demands[*slot] = self.demand(*slot);
-        }
+        self.start(entries, clean);
+        let _ = self.candidate.index_copy_(0, &rows, &self.point.index_select(0, &rows));
     }
 
     fn release(&mut self, slot: usize) {
         self.demands[slot] = Demand::Nothing;
+        self.entries[slot] = None;
     }
 
     fn points(&self) -> &Tensor {
@@ -153,11 +206,7 @@ impl Search for PgdSearch {
     fn advance(&mut self, answer: &Answer) -> Vec<Status> {
         let slots = self.step.len();
         let at_end = |search: &Self, slot: usize| search.step[slot] == search.pgd.steps;
-        let succeeded = if self.stops_at_success {
-            Vec::<bool>::try_from(answer.misclassified.to_device(Device::Cpu)).expect("a bool row")
-        } else {
-            vec![false; slots]
-        };
+        let succeeded = |search: &Self, slot: usize| search.stops_at_success && answer.seen[slot];
 
         match self.pgd.keep {
             Keep::Best => {
@@ -169,7 +218,7 @@ impl Search for PgdSearch {
                 self.keep(&better);
             }
             Keep::Any => {
-                let settled = self.mask(|slot| succeeded[slot] || at_end(self, slot));
+                let settled = self.mask(|slot| succeeded(self, slot) || at_end(self, slot));
                 self.keep(&settled);
             }
             Keep::Last if self.evaluates_end => {
@@ -183,19 +232,27 @@ impl Search for PgdSearch {
 
         // Every row moves, also those that are done: their candidates are settled and the shape stays the same.
         self.point = self.moved(answer);
+        let mut again = Vec::new();
         let status = (0..slots)
             .map(|slot| {
                 let was_last = at_end(self, slot);
                 self.step[slot] += 1;
-                let done = succeeded[slot] || was_last || (!self.evaluates_end && at_end(self, slot));
-                match self.demands[slot] {
-                    Demand::Nothing => Status::Searching,
-                    _ if done => Status::Finished { success: succeeded[slot] },
-                    _ => {
-                        self.demands[slot] = self.demand(slot);
-                        Status::Searching
+                let success = succeeded(self, slot);
+                let done = success || was_last || (!self.evaluates_end && at_end(self, slot));
+                let Some(entry) = self.entries[slot].as_ref() else { return Status::Searching };
+                let next_run = self.next_restart(slot);
+                match next_run {
+                    _ if !done => self.demands[slot] = self.demand(entry),
+                    Some(run) if !success && !self.ends_at_restart() => again.push(Entry { run, ..entry.clone() }),
+                    // A draw proves nothing, but this rule takes it for the candidate.
+                    _ if success && self.stochastic => {
+                        return Status::Finished { seen: Seen::Success, next_run: None };
                     }
+                    _ if success => return Status::Finished { seen: Seen::Success, next_run },
+                    _ if self.ends_at_restart() => return Status::Finished { seen: Seen::Unknown, next_run },
+                    _ => return Status::Finished { seen: Seen::Failure, next_run },
                 }
+                Status::Searching
             })
             .collect();
         if !self.evaluates_end {
@@ -204,11 +261,15 @@ impl Search for PgdSearch {
                 self.keep(&self.mask(|slot| at_end(self, slot)));
             }
         }
+        if !again.is_empty() {
+            let clean = self.clean.index_select(0, &index(again.iter().map(|entry| entry.slot), &self.clean));
+            self.start(&again, &clean);
+        }
         status
     }
 
     fn candidates(&self, slots: &[usize]) -> Tensor {
-        self.candidate.index_select(0, &index(slots, &self.candidate))
+        self.candidate.index_select(0, &index(slots.iter().copied(), &self.candidate))
     }
 }
 

@@ -1,34 +1,20 @@
 //! Continuous batching: which image is in which slot, and what becomes of it.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
+use super::floor::{Floor, Job};
 use super::judge::{self, examine};
-use super::kernel::{Kernel, Objective};
+use super::kernel::Kernel;
+use super::objective::Objective;
 use super::{EngineError, Notes, Outcome, Progress, Run, name_pass};
-use crate::protocol::{
-    Attack, AttackCondition, ConditionKind, Keep, Norm, Pgd, Projection, Stage, Target, ThreatModel, Verdict,
-};
-use crate::robustness::attack::{Demand, PgdSearch, Search, Start, Status};
+use crate::protocol::{Attack, AttackCondition, ConditionKind, Loss, Stage, ThreatModel, Verdict};
+use crate::robustness::attack::{Draws, Entry, Goal, Seen, Setting, Status, is_forward_only, needs_ranking};
 use crate::robustness::model::to_unit;
-use crate::robustness::rng::Stream;
-use crate::robustness::threat::{random_start, unit_ball};
-
-/// Draw numbers of restart r: 2r for its starting point, 2r + 1 for its target.
-const DRAWS_PER_RESTART: u32 = 2;
-
-/// An image on its way up a ladder: what a slot works on.
-#[derive(Debug, Clone, Copy)]
-struct Job {
-    /// Position in [`super::Images`].
-    image: usize,
-    /// Position in the ladder.
-    rung: usize,
-    restart: u32,
-}
+use crate::robustness::threat::to_vec;
 
 /// A candidate that waits for its examination.
 struct Candidate {
@@ -36,6 +22,8 @@ struct Candidate {
     pixels: Tensor,
     /// The search saw it misclassified.
     claimed: bool,
+    /// What to do with the image should it still stand, in the same rung.
+    next: Option<Job>,
 }
 
 /// The books of one image under one condition.
@@ -63,20 +51,47 @@ pub struct Driver<'a, 'r> {
     passes: u32,
 }
 
-/// The part of a driver that searches: slots, queue and what waits for examination.
-struct Floor<'a> {
-    pgd: &'a Pgd,
-    norm: Norm,
-    search: Box<dyn Search>,
-    slots: Vec<Option<Job>>,
-    /// int64 [S]
-    labels: Tensor,
-    /// int64 [S]; read only by a targeted loss.
-    targets: Tensor,
-    queue: VecDeque<Job>,
+/// The part of a driver that searches.
+struct Search<'a> {
+    condition: &'a AttackCondition,
+    stages: Vec<&'a Attack>,
+    /// Stages that take gradients, and stages that do not.
+    floors: [Floor<'a>; 2],
     waiting: Vec<Candidate>,
-    /// Logits at the clean image rank these; empty where no target needs them.
-    clean_targets: Vec<i64>,
+    /// A stochastic model's best candidate so far, with its margin, by image.
+    held: HashMap<usize, (f64, Candidate)>,
+    /// The wrong classes of each image by falling clean logit; empty where no stage needs them.
+    rankings: Vec<Arc<[u32]>>,
+}
+
+impl<'a> Search<'a> {
+    fn floor(&mut self, job: Job) -> &mut Floor<'a> {
+        &mut self.floors[floor_of(self.stages[job.stage])]
+    }
+
+    fn enqueue(&mut self, job: Job) {
+        self.floor(job).queue.push_back(job);
+    }
+
+    /// What comes after a run in the same rung: the stage's next run, or the next stage.
+    fn after(&self, job: Job, next_run: Option<u32>) -> Option<Job> {
+        match next_run {
+            Some(run) => Some(Job { run, ..job }),
+            None if job.stage + 1 < self.stages.len() => Some(Job { stage: job.stage + 1, run: 0, ..job }),
+            None => None,
+        }
+    }
+
+    /// The floor that the next pass goes to: a full one if there is one, gradients first, since they feed the other.
+    fn next_floor(&self) -> Option<usize> {
+        let full = |floor: &usize| self.floors[*floor].idle() == 0;
+        let busy = |floor: &usize| self.floors[*floor].idle() < self.floors[*floor].len();
+        [0, 1].into_iter().find(full).or_else(|| [0, 1].into_iter().find(busy))
+    }
+}
+
+fn floor_of(attack: &Attack) -> usize {
+    usize::from(is_forward_only(attack))
 }
 
 impl<'a, 'r> Driver<'a, 'r> {
@@ -108,14 +123,15 @@ impl<'a, 'r> Driver<'a, 'r> {
             ConditionKind::Corruption(_) => {
                 return Err(EngineError::Input("corruptions are evaluated apart".into()));
             }
-            ConditionKind::Attack(AttackCondition { threat, independent, attack: Attack::Pgd(pgd) }) => {
-                let carries = !independent && !self.stochastic();
-                let needs_logits = matches!(pgd.target, Target::LeastLikely | Target::MostLikely);
+            ConditionKind::Attack(condition) => {
+                let carries = !condition.independent && !self.stochastic();
                 if carries {
                     self.examine_clean(true)?;
                 }
-                let clean_targets = if needs_logits { self.clean_targets(pgd.target, !carries)? } else { Vec::new() };
-                self.attack(pgd, threat.norm, clean_targets)?;
+                let stages = condition.attack.stages();
+                let ranks = stages.iter().any(|stage| needs_ranking(stage));
+                let rankings = if ranks { self.rankings(!carries)? } else { Vec::new() };
+                self.attack(condition, stages, rankings)?;
             }
         }
         Ok(self.outcomes())
@@ -135,11 +151,15 @@ impl<'a, 'r> Driver<'a, 'r> {
         images.iter().map(|image| self.run.images.labels[*image]).collect()
     }
 
-    fn threat(&self, rung: usize) -> Option<ThreatModel> {
+    fn condition(&self, rung: usize) -> Option<&'r AttackCondition> {
         match &self.run.conditions[self.group.start + rung].kind {
             ConditionKind::Clean | ConditionKind::Corruption(_) => None,
-            ConditionKind::Attack(attack) => Some(attack.threat),
+            ConditionKind::Attack(attack) => Some(attack),
         }
+    }
+
+    fn threat(&self, rung: usize) -> Option<ThreatModel> {
+        self.condition(rung).map(|condition| condition.threat)
     }
 
     /// Names the random numbers that a stochastic model draws in the next pass.
@@ -174,10 +194,10 @@ impl<'a, 'r> Driver<'a, 'r> {
             let threats = vec![None; chunk.len()];
             let findings = examine(&self.kernel, &clean, &clean, &self.labels(chunk), &threats, draws)?;
             for (row, (image, finding)) in chunk.iter().zip(findings).enumerate() {
-                let job = Job { image: *image, rung: 0, restart: 0 };
+                let job = Job { image: *image, rung: 0, stage: 0, run: 0 };
                 self.charge(job, draws, 0);
                 if finding.broken || !only_broken {
-                    self.settle(job, &finding, &clean.get(row as i64));
+                    self.settle(job, None, &finding, &clean.get(row as i64));
                 }
             }
             self.report()?;
@@ -185,102 +205,95 @@ impl<'a, 'r> Driver<'a, 'r> {
         Ok(())
     }
 
-    /// The class that each clean image is steered to, from its logits; `charged` where no earlier pass pays for them.
-    fn clean_targets(&mut self, target: Target, charged: bool) -> Result<Vec<i64>, EngineError> {
-        let mut targets = Vec::with_capacity(self.accounts.len());
+    /// The wrong classes of each image, by falling logit at the clean image; `charged` where no earlier pass pays for them.
+    fn rankings(&mut self, charged: bool) -> Result<Vec<Arc<[u32]>>, EngineError> {
+        let mut rankings = Vec::with_capacity(self.accounts.len());
         let images: Vec<usize> = (0..self.accounts.len()).collect();
         for chunk in images.chunks(self.run.batch as usize) {
             self.seed_pass();
-            let logits = self.kernel.logits(&self.clean(chunk))?;
-            let labels: Vec<i64> = self.labels(chunk).into_iter().map(i64::from).collect();
-            let labels = Tensor::from_slice(&labels).to_device(logits.device()).unsqueeze(1);
-            let chosen = match target {
-                Target::LeastLikely => logits.scatter_value(1, &labels, f64::INFINITY).argmin(1, false),
-                _ => logits.scatter_value(1, &labels, f64::NEG_INFINITY).argmax(1, false),
-            };
-            targets.extend(Vec::<i64>::try_from(chosen.to_device(Device::Cpu)).expect("a row of classes"));
+            let order = self.kernel.logits(&self.clean(chunk))?.argsort_stable(true, 1, true).to_device(Device::Cpu);
+            let order = Vec::<i64>::try_from(order.contiguous().view([-1])).expect("rows of classes");
+            let rows = order.chunks(self.run.model.spec().classes as usize);
+            for (classes, label) in rows.zip(self.labels(chunk)) {
+                rankings.push(classes.iter().map(|class| *class as u32).filter(|class| *class != label).collect());
+            }
             if charged {
-                chunk.iter().for_each(|image| self.charge(Job { image: *image, rung: 0, restart: 0 }, 1, 0));
+                chunk.iter().for_each(|image| self.charge(Job { image: *image, rung: 0, stage: 0, run: 0 }, 1, 0));
             }
             self.report()?;
         }
-        Ok(targets)
+        Ok(rankings)
     }
 
-    fn attack(&mut self, pgd: &Pgd, norm: Norm, clean_targets: Vec<i64>) -> Result<(), EngineError> {
-        let slots = (self.run.batch / pgd.eot.max(1)).max(1) as usize;
-        let device = self.run.model.device();
-        let shape = self.run.model.spec().input.map(i64::from);
-        let classes = || Tensor::zeros([slots as i64], (Kind::Int64, device));
-        let mut floor = Floor {
-            pgd,
-            norm,
-            search: Box::new(PgdSearch::new(pgd, norm, self.stochastic(), slots, shape, device)),
-            slots: vec![None; slots],
-            labels: classes(),
-            targets: classes(),
-            queue: (0..self.accounts.len())
-                .filter(|image| self.accounts[*image][0].settled.is_none())
-                .map(|image| Job { image, rung: 0, restart: 0 })
-                .collect(),
-            waiting: Vec::new(),
-            clean_targets,
+    fn attack(
+        &mut self,
+        condition: &AttackCondition,
+        stages: Vec<&Attack>,
+        rankings: Vec<Arc<[u32]>>,
+    ) -> Result<(), EngineError> {
+        let eot = condition.attack.eot().max(1);
+        let spec = self.run.model.spec();
+        let setting = Setting {
+            norm: condition.threat.norm,
+            classes: spec.classes,
+            stochastic: spec.stochastic,
+            slots: (self.run.batch / eot).max(1) as usize,
+            shape: spec.input.map(i64::from),
+            device: self.run.model.device(),
         };
-        loop {
-            self.fill(&mut floor);
-            let busy = floor.slots.iter().any(Option::is_some);
-            if !busy && floor.waiting.is_empty() {
-                return Ok(());
+        let floors = [0, 1].map(|_| Floor::new(stages.clone(), setting, eot));
+        let mut search = Search { condition, stages, floors, waiting: Vec::new(), held: HashMap::new(), rankings };
+        for image in 0..self.accounts.len() {
+            if self.accounts[image][0].settled.is_none() {
+                search.enqueue(Job { image, rung: 0, stage: 0, run: 0 });
             }
-            if !busy || self.should_judge(&floor) {
-                self.judge(&mut floor)?;
-            } else {
-                self.step(&mut floor)?;
+        }
+        loop {
+            self.fill(&mut search);
+            let floor = search.next_floor();
+            match floor {
+                None if search.waiting.is_empty() => return Ok(()),
+                Some(floor) if !self.should_judge(&search) => self.step(&mut search, floor)?,
+                _ => self.judge(&mut search)?,
             }
             self.report()?;
         }
     }
 
     /// A full launch of candidates is examined at once. Fewer are, when slots stand empty that images among them may
-    /// need for their next rung or restart.
-    fn should_judge(&self, floor: &Floor) -> bool {
+    /// need for their next run, stage or rung.
+    fn should_judge(&self, search: &Search) -> bool {
         let launch = (self.run.batch / judge::draws(self.run.rule, self.stochastic())).max(1) as usize;
-        let unfinished = |candidate: &&Candidate| {
-            !candidate.claimed
-                && (candidate.job.rung + 1 < self.group.len() || self.restarts_after_verdict(floor.pgd, candidate.job))
+        let returns = |candidate: &Candidate| match candidate.next {
+            _ if candidate.claimed => None,
+            Some(next) => Some(floor_of(search.stages[next.stage])),
+            None if candidate.job.rung + 1 < self.group.len() => Some(floor_of(search.stages[0])),
+            None => None,
         };
-        let returning = floor.waiting.iter().filter(unfinished).count();
-        let idle = floor.slots.iter().filter(|slot| slot.is_none()).count();
-        floor.waiting.len() >= launch || returning.min(idle) > floor.slots.len() / 8
-    }
-
-    /// Whether `job`'s verdict "robust" leads to another restart. A deterministic model's last iterate is known only
-    /// once it is examined; in all other cases the search goes through its restarts by itself.
-    fn restarts_after_verdict(&self, pgd: &Pgd, job: Job) -> bool {
-        pgd.keep == Keep::Last && !self.stochastic() && job.restart + 1 < pgd.restarts
+        let starving = |floor: usize| {
+            let returning = search.waiting.iter().filter(|candidate| returns(candidate) == Some(floor)).count();
+            returning.min(search.floors[floor].idle()) > search.floors[floor].len() / 8
+        };
+        search.waiting.len() >= launch || starving(0) || starving(1)
     }
 
     /// Puts queued jobs into empty slots.
-    fn fill(&mut self, floor: &mut Floor) {
-        let empty = (0..floor.slots.len()).filter(|slot| floor.slots[*slot].is_none());
-        let entries: Vec<(usize, Job)> = empty.map_while(|slot| Some((slot, floor.queue.pop_front()?))).collect();
-        if entries.is_empty() {
-            return;
-        }
-        let (slots, jobs): (Vec<_>, Vec<_>) = entries.iter().copied().unzip();
-        let images: Vec<usize> = jobs.iter().map(|job| job.image).collect();
-        let clean = self.clean(&images);
-        let epsilon: Vec<f64> = jobs.iter().map(|job| self.epsilon(job.rung)).collect();
-        let points = self.starting_points(floor, &jobs, &clean);
-        floor.search.load(&slots, &Start { clean, points, epsilon });
-        let labels: Vec<i64> = self.labels(&images).into_iter().map(i64::from).collect();
-        let device = floor.labels.device();
-        let column = |values: &[i64]| Tensor::from_slice(values).to_device(device);
-        let rows: Vec<i64> = slots.iter().map(|slot| *slot as i64).collect();
-        let _ = floor.labels.index_copy_(0, &column(&rows), &column(&labels));
-        self.aim(floor, &entries);
-        for (slot, job) in entries {
-            floor.slots[slot] = Some(job);
+    fn fill(&self, search: &mut Search) {
+        let Search { condition, stages, floors, rankings, .. } = search;
+        let entry = |job: &Job, slot: usize| Entry {
+            slot,
+            run: job.run,
+            label: self.run.images.labels[job.image],
+            epsilon: self.epsilon(job.rung),
+            ranking: if needs_ranking(stages[job.stage]) { rankings[job.image].clone() } else { Arc::default() },
+            draws: Draws {
+                seed: self.run.seed,
+                condition: self.condition(job.rung).unwrap_or(condition).stage_key(stages[job.stage]),
+                image: self.run.images.indices[job.image],
+            },
+        };
+        for floor in floors {
+            floor.fill(entry, |jobs| self.clean(&jobs.iter().map(|job| job.image).collect::<Vec<_>>()));
         }
     }
 
@@ -288,118 +301,82 @@ impl<'a, 'r> Driver<'a, 'r> {
         self.threat(rung).map_or(0.0, |threat| threat.epsilon.get())
     }
 
-    fn stream(&self, job: Job, draw: u32) -> Stream {
-        let condition = self.run.conditions[self.group.start + job.rung];
-        let image = self.run.images.indices[job.image];
-        Stream::new(self.run.seed, condition.random_key(), image, DRAWS_PER_RESTART * job.restart + draw)
-    }
-
-    /// Where the trajectories of `jobs` begin, given their clean images.
-    fn starting_points(&self, floor: &Floor, jobs: &[Job], clean: &Tensor) -> Tensor {
-        if !floor.pgd.random_start {
-            return clean.copy();
-        }
-        let dimension = clean.numel() / jobs.len();
-        let unit: Vec<f64> =
-            jobs.iter().flat_map(|job| unit_ball(floor.norm, dimension, &mut self.stream(*job, 0))).collect();
-        let epsilon: Vec<f64> = jobs.iter().map(|job| self.epsilon(job.rung)).collect();
-        let there = |values: &[f64]| Tensor::from_slice(values).to_device(clean.device());
-        random_start(clean, &there(&unit).view_as(clean), &there(&epsilon))
-    }
-
-    /// Sets the target classes of these slots.
-    fn aim(&self, floor: &mut Floor, entries: &[(usize, Job)]) {
-        let classes = self.run.model.spec().classes;
-        let target = |job: &Job| -> i64 {
-            let label = self.run.images.labels[job.image];
-            match floor.pgd.target {
-                Target::Untargeted => -1,
-                Target::NextClass => i64::from((label + 1) % classes),
-                Target::LeastLikely | Target::MostLikely => floor.clean_targets[job.image],
-                Target::Random => {
-                    let other = self.stream(*job, 1).below(u64::from(classes) - 1) as u32;
-                    i64::from(if other < label { other } else { other + 1 })
-                }
-            }
-        };
-        let targets: Vec<i64> = entries.iter().map(|(_, job)| target(job)).collect();
-        let rows: Vec<i64> = entries.iter().map(|(slot, _)| *slot as i64).collect();
-        let device = floor.targets.device();
-        let column = |values: &[i64]| Tensor::from_slice(values).to_device(device);
-        let _ = floor.targets.index_copy_(0, &column(&rows), &column(&targets));
-    }
-
-    /// One pass over all slots, and what follows from it.
-    fn step(&mut self, floor: &mut Floor) -> Result<(), EngineError> {
-        let draws = floor.pgd.eot.max(1);
+    /// One pass over all slots of a floor, and what follows from it.
+    fn step(&mut self, search: &mut Search, floor: usize) -> Result<(), EngineError> {
+        let draws = search.condition.attack.eot().max(1);
         self.seed_pass();
-        let demands = floor.search.demands().to_vec();
-        let objective = Objective {
-            loss: floor.pgd.loss,
-            labels: &floor.labels,
-            targets: (floor.pgd.target != Target::Untargeted).then_some(&floor.targets),
-            float32_gradient: floor.pgd.projection == Projection::Radial,
-        };
-        let with_gradient = demands.contains(&Demand::Gradient);
-        let evaluation = self.kernel.evaluate(floor.search.points(), &objective, draws.into(), with_gradient)?;
-        let bad = Tensor::stack(&[&evaluation.nan_gradient, &evaluation.zero_gradient], 0).to_device(Device::Cpu);
-        let bad = Vec::<bool>::try_from(bad.view([-1])).expect("two bool rows");
-        let status = floor.search.advance(&evaluation.answer);
-
-        let mut again = Vec::new();
         let mut finished = Vec::new();
-        for slot in 0..floor.slots.len() {
-            let Some(job) = floor.slots[slot] else { continue };
-            let backwards = if demands[slot] == Demand::Gradient { draws } else { 0 };
-            self.charge(job, draws, backwards);
-            if demands[slot] == Demand::Gradient {
-                let notes = &mut self.accounts[job.image][job.rung].notes;
-                notes.nan_gradients += u32::from(bad[slot]);
-                notes.zero_gradients += u32::from(bad[floor.slots.len() + slot]);
-            }
-            match status[slot] {
-                Status::Searching => {}
-                Status::Finished { success: false }
-                    if job.restart + 1 < floor.pgd.restarts && !self.restarts_after_verdict(floor.pgd, job) =>
-                {
-                    again.push((slot, Job { restart: job.restart + 1, ..job }));
-                }
-                Status::Finished { success } => finished.push((slot, job, success)),
+        for passed in search.floors[floor].pass(&self.kernel)? {
+            let job = passed.job;
+            self.charge(job, draws, if passed.with_gradient { draws } else { 0 });
+            let notes = &mut self.accounts[job.image][job.rung].notes;
+            notes.nan_gradients += u32::from(passed.nan_gradient);
+            notes.zero_gradients += u32::from(passed.zero_gradient);
+            if let Status::Finished { seen, next_run } = passed.status {
+                finished.push((passed.slot, job, seen, search.after(job, next_run)));
             }
         }
-        self.restart(floor, &again);
-        if !finished.is_empty() {
-            let slots: Vec<usize> = finished.iter().map(|(slot, ..)| *slot).collect();
-            let candidates = floor.search.candidates(&slots);
-            for (row, (slot, job, claimed)) in finished.into_iter().enumerate() {
-                floor.waiting.push(Candidate { job, pixels: candidates.get(row as i64), claimed });
-                floor.search.release(slot);
-                floor.slots[slot] = None;
+        let slots: Vec<usize> = finished.iter().map(|(slot, ..)| *slot).collect();
+        let candidates: Vec<Candidate> = finished
+            .into_iter()
+            .zip(search.floors[floor].take(&slots))
+            .map(|((_, job, seen, next), pixels)| {
+                (Candidate { job, pixels, claimed: seen == Seen::Success, next }, seen)
+            })
+            .filter_map(|(candidate, seen)| match candidate.next {
+                // Seen standing, and not at its end: nothing to examine.
+                Some(next) if seen == Seen::Failure && !self.stochastic() => {
+                    search.enqueue(next);
+                    None
+                }
+                _ => Some(candidate),
+            })
+            .collect();
+        if self.stochastic() {
+            return self.contest(search, candidates);
+        }
+        search.waiting.extend(candidates);
+        Ok(())
+    }
+
+    /// A stochastic model's verdict looks at one candidate only, whatever the number of stages and runs: the one with the
+    /// largest margin, the mean over as many fresh draws as the search took at every point.
+    fn contest(&mut self, search: &mut Search, candidates: Vec<Candidate>) -> Result<(), EngineError> {
+        let alone = |candidate: &Candidate| candidate.next.is_none() && !search.held.contains_key(&candidate.job.image);
+        let (alone, rivals): (Vec<Candidate>, Vec<Candidate>) = candidates.into_iter().partition(alone);
+        search.waiting.extend(alone);
+        if rivals.is_empty() {
+            return Ok(());
+        }
+        let draws = search.condition.attack.eot().max(1);
+        let labels = self.labels(&rivals.iter().map(|rival| rival.job.image).collect::<Vec<_>>());
+        let goals = vec![Some(Goal { loss: Loss::Margin, target: None, float32_gradient: false }); rivals.len()];
+        let objective = Objective::new(&labels, &goals, self.run.model.device());
+        let points = Tensor::stack(&rivals.iter().map(|rival| &rival.pixels).collect::<Vec<_>>(), 0);
+        self.seed_pass();
+        let margins = to_vec(&self.kernel.evaluate(&points, &objective, draws.into(), false)?.answer.loss);
+        for (rival, margin) in rivals.into_iter().zip(margins) {
+            self.charge(rival.job, draws, 0);
+            let (image, next) = (rival.job.image, rival.next);
+            if search.held.get(&image).is_none_or(|(best, _)| margin > *best) {
+                search.held.insert(image, (margin, rival));
+            }
+            match next {
+                Some(next) => search.enqueue(next),
+                None => {
+                    search.waiting.extend(search.held.remove(&image).map(|(_, best)| Candidate { next: None, ..best }))
+                }
             }
         }
         Ok(())
     }
 
-    fn restart(&mut self, floor: &mut Floor, entries: &[(usize, Job)]) {
-        if entries.is_empty() {
-            return;
-        }
-        let (slots, jobs): (Vec<usize>, Vec<Job>) = entries.iter().copied().unzip();
-        let clean = self.clean(&jobs.iter().map(|job| job.image).collect::<Vec<_>>());
-        let points = self.starting_points(floor, &jobs, &clean);
-        floor.search.restart(&slots, &points);
-        self.aim(floor, entries);
-        for (slot, job) in entries {
-            floor.slots[*slot] = Some(*job);
-        }
-    }
-
-    /// Examines the waiting candidates; images with rungs or restarts left go back to the queue.
-    fn judge(&mut self, floor: &mut Floor) -> Result<(), EngineError> {
+    /// Examines the waiting candidates; images with runs, stages or rungs left go back to the queue.
+    fn judge(&mut self, search: &mut Search) -> Result<(), EngineError> {
         let draws = judge::draws(self.run.rule, self.stochastic());
         let launch = (self.run.batch / draws).max(1) as usize;
-        let take = floor.waiting.len().min(launch);
-        let candidates: Vec<Candidate> = floor.waiting.drain(..take).collect();
+        let take = search.waiting.len().min(launch);
+        let candidates: Vec<Candidate> = search.waiting.drain(..take).collect();
         let images: Vec<usize> = candidates.iter().map(|candidate| candidate.job.image).collect();
         let threats: Vec<_> = candidates.iter().map(|candidate| self.threat(candidate.job.rung)).collect();
         let pixels = Tensor::stack(&candidates.iter().map(|candidate| &candidate.pixels).collect::<Vec<_>>(), 0);
@@ -411,29 +388,26 @@ impl<'a, 'r> Driver<'a, 'r> {
             if candidate.claimed && !finding.broken && !self.stochastic() {
                 self.accounts[job.image][job.rung].notes.unconfirmed += 1;
             }
-            let retries_search = candidate.claimed && !self.stochastic() && job.restart + 1 < floor.pgd.restarts;
-            if !finding.broken && (retries_search || self.restarts_after_verdict(floor.pgd, job)) {
-                floor.queue.push_back(Job { restart: job.restart + 1, ..job });
-                continue;
-            }
-            self.settle(job, &finding, &candidate.pixels);
-            if !finding.broken && job.rung + 1 < self.group.len() {
-                floor.queue.push_back(Job { rung: job.rung + 1, restart: 0, ..job });
+            match candidate.next {
+                Some(next) if !finding.broken => search.enqueue(next),
+                _ => {
+                    self.settle(job, Some(search.stages[job.stage]), &finding, &candidate.pixels);
+                    if !finding.broken && job.rung + 1 < self.group.len() {
+                        search.enqueue(Job { rung: job.rung + 1, stage: 0, run: 0, ..job });
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    /// Writes the verdict of `job`; a witness stands at all higher rungs too.
-    fn settle(&mut self, job: Job, finding: &judge::Finding, pixels: &Tensor) {
+    /// Writes the verdict of `job`, which `attack` came to (none: the clean image itself); a witness stands at all higher
+    /// rungs too.
+    fn settle(&mut self, job: Job, attack: Option<&Attack>, finding: &judge::Finding, pixels: &Tensor) {
         let image = self.run.images.indices[job.image];
-        let name = match &self.run.conditions[self.group.start].kind {
-            ConditionKind::Clean | ConditionKind::Corruption(_) => None,
-            ConditionKind::Attack(attack) => Some(attack.attack.name()),
-        };
-        let stage = match name {
+        let stage = match attack {
             _ if !finding.broken => None,
-            Some(name) if finding.size.linf > 0.0 => Some(Stage::Attack(name.to_owned())),
+            Some(attack) if finding.size.linf > 0.0 => Some(Stage::Attack(attack.name().to_owned())),
             _ => Some(Stage::Clean),
         };
         let witness = (finding.broken && (self.run.wants_witness)(image)).then(|| to_pixels(pixels));

@@ -1,8 +1,8 @@
 //! Model passes at one fixed batch shape.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use crate::protocol::Loss;
+use super::objective::Objective;
 use crate::robustness::attack::Answer;
 use crate::robustness::loss;
 use crate::robustness::model::{Classifier, ModelError};
@@ -15,29 +15,13 @@ pub struct Kernel<'a> {
     pub batch: i64,
 }
 
-/// What the search ascends; `labels` and `targets` int64 [S].
-pub struct Objective<'a> {
-    pub loss: Loss,
-    pub labels: &'a Tensor,
-    pub targets: Option<&'a Tensor>,
-    /// Take cross-entropy's gradient in plain float32, as published procedures do, instead of exactly.
-    pub float32_gradient: bool,
-}
-
-impl Objective<'_> {
-    fn ascend(&self, logits: &Tensor, labels: &Tensor, targets: Option<&Tensor>) -> loss::Ascent {
-        let exact = loss::ascend(self.loss, logits, labels, targets);
-        if self.float32_gradient { exact.with_float32_gradient(self.loss, logits, labels, targets) } else { exact }
-    }
-}
-
 /// An [`Answer`] and, per slot, whether its gradient was bad.
 pub struct Evaluation {
     pub answer: Answer,
-    /// Some draw's gradient had a NaN, which counts as 0; bool [S].
-    pub nan_gradient: Tensor,
-    /// The gradient is zero in every pixel; bool [S].
-    pub zero_gradient: Tensor,
+    /// Some draw's gradient had a NaN, which counts as 0.
+    pub nan_gradient: Vec<bool>,
+    /// The gradient is zero in every pixel.
+    pub zero_gradient: Vec<bool>,
 }
 
 impl Kernel<'_> {
@@ -49,8 +33,8 @@ impl Kernel<'_> {
         Ok(Tensor::cat(&logits, 0).narrow(0, 0, rows))
     }
 
-    /// Evaluates `points` [S, C, H, W], each `draws` times laid along the batch; a forward pass alone leaves the
-    /// gradient zero.
+    /// Evaluates `points` [S, C, H, W] by `objective`, each `draws` times laid along the batch; a forward pass alone leaves
+    /// the gradient zero.
     pub fn evaluate(
         &self,
         points: &Tensor,
@@ -59,19 +43,25 @@ impl Kernel<'_> {
         with_gradient: bool,
     ) -> Result<Evaluation, ModelError> {
         let slots = points.size()[0];
-        let repeat = |rows: &Tensor| match draws {
-            1 => rows.shallow_clone(),
-            _ => rows.repeat_interleave_self_int(draws, 0, None),
+        let repeated = match draws {
+            1 => points.shallow_clone(),
+            _ => points.repeat_interleave_self_int(draws, 0, None),
         };
-        let labels = repeat(objective.labels);
-        let targets = objective.targets.map(repeat);
-        let (logits, ascent, gradient) =
-            self.passes(&repeat(points), &labels, targets.as_ref(), objective, with_gradient)?;
+        let objective = objective.repeated(draws);
+        let (logits, ascent, gradient) = self.passes(&repeated, &objective, with_gradient)?;
 
         let by_slot = |rows: &Tensor| rows.view([slots, draws]);
-        let wrong = logits.argmax(1, false).ne_tensor(&labels).to_kind(Kind::Int64);
+        let wrong = logits.argmax(1, false).ne_tensor(&objective.labels).to_kind(Kind::Int64);
         let misclassified = (by_slot(&wrong).sum_dim_intlist(1, false, Kind::Int64) * 2).gt(draws);
         let (log_scale, _) = by_slot(&ascent.log_scale).max_dim(1, false);
+        let loss = by_slot(&ascent.loss).mean_dim(1, false, Kind::Double);
+        let Some(gradient) = gradient else {
+            let none = vec![false; slots as usize];
+            let gradient = Tensor::zeros([1], (Kind::Float, points.device())).expand_as(points);
+            let seen = to_bools(&misclassified);
+            let answer = Answer { loss, misclassified, seen, gradient, log_scale };
+            return Ok(Evaluation { answer, nan_gradient: none.clone(), zero_gradient: none });
+        };
         let peaks = flat(&gradient).abs().amax(1, false);
         let nan_gradient = by_slot(&peaks.isnan()).any_dim(1, false);
         let gradient = gradient.nan_to_num(0.0, f64::from(f32::MAX), f64::from(f32::MIN));
@@ -87,23 +77,25 @@ impl Kernel<'_> {
             let zero = flat(&mean).abs().amax(1, false).eq(0.0);
             (mean, zero)
         };
-        let loss = by_slot(&ascent.loss).mean_dim(1, false, Kind::Double);
-        Ok(Evaluation { answer: Answer { loss, misclassified, gradient, log_scale }, nan_gradient, zero_gradient })
+        // The one transfer of a step.
+        let host = to_bools(&Tensor::stack(&[&misclassified, &nan_gradient, &zero_gradient], 0).view([-1]));
+        let [seen, nan_gradient, zero_gradient] =
+            [0, 1, 2].map(|row| host[row * slots as usize..(row + 1) * slots as usize].to_vec());
+        let answer = Answer { loss, misclassified, seen, gradient, log_scale };
+        Ok(Evaluation { answer, nan_gradient, zero_gradient })
     }
 
-    /// Logits, loss and input gradients of every row.
+    /// Logits, loss and, where wanted, input gradients of every row.
     fn passes(
         &self,
         points: &Tensor,
-        labels: &Tensor,
-        targets: Option<&Tensor>,
         objective: &Objective,
         with_gradient: bool,
-    ) -> Result<(Tensor, loss::Ascent, Tensor), ModelError> {
+    ) -> Result<(Tensor, loss::Ascent, Option<Tensor>), ModelError> {
         if !with_gradient {
             let logits = self.logits(points)?;
-            let ascent = objective.ascend(&logits, labels, targets);
-            return Ok((logits, ascent, points.zeros_like()));
+            let ascent = objective.ascend(&logits);
+            return Ok((logits, ascent, None));
         }
         let rows = points.size()[0];
         let mut first = 0;
@@ -112,9 +104,8 @@ impl Kernel<'_> {
             let images = launch.detach().set_requires_grad(true);
             let logits = self.model.logits(&images)?;
             let count = self.batch.min(rows - first);
-            let part = |all: &Tensor| all.narrow(0, first, count);
             let seen = logits.detach().narrow(0, 0, count);
-            let ascent = objective.ascend(&seen, &part(labels), targets.map(part).as_ref());
+            let ascent = objective.narrow(first, count).ascend(&seen);
             let cotangent = pad(&ascent.cotangent, self.batch);
             let gradient = match pull_back(&logits, &cotangent, &images) {
                 // A model without a working backward pass is evaluated all the same; the probe and every verdict's
@@ -127,7 +118,8 @@ impl Kernel<'_> {
             first += count;
         }
         if parts.len() == 1 {
-            return Ok(parts.remove(0));
+            let (logits, ascent, gradient) = parts.remove(0);
+            return Ok((logits, ascent, Some(gradient)));
         }
         let join = |column: &dyn Fn(&(Tensor, loss::Ascent, Tensor)) -> Tensor| {
             Tensor::cat(&parts.iter().map(column).collect::<Vec<_>>(), 0)
@@ -137,7 +129,7 @@ impl Kernel<'_> {
             cotangent: join(&|p| p.1.cotangent.shallow_clone()),
             log_scale: join(&|p| p.1.log_scale.shallow_clone()),
         };
-        Ok((join(&|p| p.0.shallow_clone()), ascent, join(&|p| p.2.shallow_clone())))
+        Ok((join(&|p| p.0.shallow_clone()), ascent, Some(join(&|p| p.2.shallow_clone()))))
     }
 
     fn launches<'t>(&self, images: &'t Tensor) -> impl Iterator<Item = Tensor> + use<'t> {
@@ -168,4 +160,9 @@ pub(crate) fn pull_back(logits: &Tensor, cotangent: &Tensor, images: &Tensor) ->
         .map_err(|error| ModelError::sort(&error, ModelError::BackwardFails))?
         .remove(0);
     Ok(if gradient.defined() { gradient.detach() } else { images.zeros_like() })
+}
+
+/// A row of booleans on the host.
+fn to_bools(row: &Tensor) -> Vec<bool> {
+    Vec::<bool>::try_from(row.to_device(Device::Cpu)).expect("a bool row")
 }

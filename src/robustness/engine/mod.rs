@@ -6,12 +6,15 @@
 
 mod corrupted;
 mod driver;
+mod floor;
 mod judge;
 mod kernel;
+mod objective;
 
 pub use corrupted::{Corrupter, evaluate_corrupted};
 pub(crate) use kernel::pull_back;
-pub use kernel::{Evaluation, Kernel, Objective};
+pub use kernel::{Evaluation, Kernel};
+pub use objective::Objective;
 
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

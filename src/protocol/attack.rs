@@ -1,0 +1,157 @@
+//! Attacks and cascades of them, with every parameter resolved.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(tag = "attack", rename_all = "kebab-case")]
+pub enum Attack {
+    Pgd(Pgd),
+    Cascade(Cascade),
+}
+
+impl Attack {
+    /// The name users write and read.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Attack::Pgd(_) => "pgd",
+            Attack::Cascade(_) => "cascade",
+        }
+    }
+
+    /// The attacks to run one after another: a cascade's in order, or this one alone.
+    pub fn stages(&self) -> Vec<&Attack> {
+        match self {
+            Attack::Cascade(Cascade { cascade }) => cascade.iter().flat_map(Attack::stages).collect(),
+            attack => vec![attack],
+        }
+    }
+
+    /// The same attack with a single run.
+    pub(super) fn with_one_run(&self) -> Self {
+        let mut attack = self.clone();
+        match &mut attack {
+            Attack::Pgd(pgd) => pgd.restarts = 1,
+            Attack::Cascade(_) => {}
+        }
+        attack
+    }
+
+    /// Draws averaged at every point (expectation over transformation), for stochastic models; the most of any stage.
+    pub fn eot(&self) -> u32 {
+        match self {
+            Attack::Pgd(pgd) => pgd.eot,
+            Attack::Cascade(Cascade { cascade }) => cascade.iter().map(Attack::eot).max().unwrap_or(1),
+        }
+    }
+
+    /// Forward passes (backwards counted as `backward` forwards each) that one image costs at most.
+    pub fn forward_equivalents(&self, backward: f64) -> f64 {
+        match self {
+            Attack::Pgd(pgd) => {
+                2.0 + f64::from(pgd.steps) * f64::from(pgd.restarts) * f64::from(pgd.eot) * (1.0 + backward)
+            }
+            Attack::Cascade(Cascade { cascade }) => {
+                cascade.iter().map(|stage| stage.forward_equivalents(backward)).sum()
+            }
+        }
+    }
+}
+
+/// Attacks at one threat model, each on the images that those before it left standing: worst case per image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Cascade {
+    /// The stages in order, at least one.
+    #[schema(no_recursion)]
+    pub cascade: Vec<Attack>,
+}
+
+/// Projected gradient descent (Madry et al. 2018), every choice spelled out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Pgd {
+    /// Gradient steps of each restart, at least 1.
+    pub steps: u32,
+    pub step_size: StepSize,
+    /// Start uniformly in the norm ball (cut to the pixel box) instead of at the clean image.
+    pub random_start: bool,
+    /// Independent runs, at least 1; more than one needs a random start.
+    pub restarts: u32,
+    pub loss: Loss,
+    pub target: Target,
+    pub projection: Projection,
+    pub order: ClipOrder,
+    pub keep: Keep,
+    /// Gradients averaged per step, at least 1 (expectation over transformation, for stochastic models).
+    pub eot: u32,
+}
+
+/// Length of one step, in [0,1] pixel units of the norm.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StepSize {
+    OfEpsilon(f64),
+    Absolute(f64),
+}
+
+impl StepSize {
+    pub fn resolve(self, epsilon: f64) -> f64 {
+        match self {
+            StepSize::OfEpsilon(fraction) => fraction * epsilon,
+            StepSize::Absolute(alpha) => alpha,
+        }
+    }
+}
+
+/// What a step ascends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// −log softmax of the true class; targeted: log softmax of the target class.
+    CrossEntropy,
+    /// Largest wrong logit minus the true logit; targeted: target logit minus true logit.
+    Margin,
+}
+
+/// Which wrong class the loss steers towards. Success is any misclassification, whatever the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    Untargeted,
+    /// (label + 1) mod K.
+    NextClass,
+    /// The smallest logit at the clean image.
+    LeastLikely,
+    /// The largest wrong logit at the clean image.
+    MostLikely,
+    /// Drawn per image and restart, uniformly over the wrong classes.
+    Random,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Projection {
+    /// The nearest point of ball ∩ box; the order of projecting and clipping then means nothing.
+    Euclidean,
+    /// δ·min(1, ε/(‖δ‖ + 1e-7)) for L1 and L2, as ART does it, following ART's float32 gradient, which fades on images
+    /// that the model is sure of. For L1 much weaker: raises finding `weak_projection`.
+    Radial,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClipOrder {
+    ProjectThenClip,
+    /// As ART does it.
+    ClipThenProject,
+}
+
+/// Which iterate becomes the candidate that the verdict examines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// Highest search loss. On a deterministic model a misclassified iterate comes first, and ends the search.
+    Best,
+    /// The end of the trajectory, whatever was seen on the way.
+    Last,
+    /// The first iterate that the search sees misclassified.
+    Any,
+}

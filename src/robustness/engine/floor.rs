@@ -1,0 +1,155 @@
+//! Where trajectories run: the slots of one batch, and the queue of images that wait for them.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use tch::Tensor;
+
+use super::kernel::Kernel;
+use super::objective::Objective;
+use crate::protocol::Attack;
+use crate::robustness::attack::{Demand, Entry, Goal, Search, Setting, Status, search};
+use crate::robustness::model::ModelError;
+
+/// One run of one stage on an image on its way up a ladder: what a slot works on.
+#[derive(Debug, Clone, Copy)]
+pub struct Job {
+    /// Position in [`super::Images`].
+    pub image: usize,
+    /// Position in the ladder.
+    pub rung: usize,
+    /// Position in the cascade.
+    pub stage: usize,
+    pub run: u32,
+}
+
+/// What a pass meant to one slot.
+pub struct Passed {
+    pub slot: usize,
+    pub job: Job,
+    pub with_gradient: bool,
+    pub nan_gradient: bool,
+    pub zero_gradient: bool,
+    pub status: Status,
+}
+
+/// Slots and queue of the stages that are batched together. Each stage has a search over all slots, of which every slot
+/// belongs to at most one; only stages with images in slots take memory and time.
+pub struct Floor<'a> {
+    stages: Vec<&'a Attack>,
+    setting: Setting,
+    draws: i64,
+    searches: BTreeMap<usize, Box<dyn Search>>,
+    slots: Vec<Option<Job>>,
+    labels: Vec<u32>,
+    pub queue: VecDeque<Job>,
+    /// Goals, labels and the objective made of them, until a slot's changes.
+    aim: Option<(Vec<Option<Goal>>, Vec<u32>, Objective)>,
+}
+
+impl<'a> Floor<'a> {
+    /// `stages` are the whole cascade, of which the queue brings those that run here. Every point is evaluated `draws`
+    /// times.
+    pub fn new(stages: Vec<&'a Attack>, setting: Setting, draws: u32) -> Self {
+        Self {
+            stages,
+            setting,
+            draws: draws.into(),
+            searches: BTreeMap::new(),
+            slots: vec![None; setting.slots],
+            labels: vec![0; setting.slots],
+            queue: VecDeque::new(),
+            aim: None,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub fn idle(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.is_none()).count()
+    }
+
+    /// Puts queued jobs into empty slots. `entry` makes a trajectory for a job, `clean` the clean images of jobs.
+    pub fn fill(&mut self, entry: impl Fn(&Job, usize) -> Entry, clean: impl Fn(&[Job]) -> Tensor) {
+        let mut arrivals: BTreeMap<usize, Vec<(Entry, Job)>> = BTreeMap::new();
+        for slot in (0..self.slots.len()).filter(|slot| self.slots[*slot].is_none()) {
+            let Some(job) = self.queue.pop_front() else { break };
+            arrivals.entry(job.stage).or_default().push((entry(&job, slot), job));
+        }
+        for (stage, arrivals) in arrivals {
+            let (entries, jobs): (Vec<Entry>, Vec<Job>) = arrivals.into_iter().unzip();
+            let search = self.searches.entry(stage).or_insert_with(|| search(self.stages[stage], &self.setting));
+            search.load(&entries, &clean(&jobs));
+            for (entry, job) in entries.iter().zip(jobs) {
+                self.slots[entry.slot] = Some(job);
+                self.labels[entry.slot] = entry.label;
+            }
+        }
+        let slots = &self.slots;
+        self.searches.retain(|stage, _| slots.iter().flatten().any(|job| job.stage == *stage));
+    }
+
+    /// One model pass over all slots; every trajectory moves a step.
+    pub fn pass(&mut self, kernel: &Kernel) -> Result<Vec<Passed>, ModelError> {
+        let demands: Vec<Demand> = (0..self.slots.len())
+            .map(|slot| self.slots[slot].map_or(Demand::Nothing, |job| self.searches[&job.stage].demands()[slot]))
+            .collect();
+        let goals: Vec<Option<Goal>> = demands
+            .iter()
+            .map(|demand| match demand {
+                Demand::Nothing => None,
+                Demand::Loss(goal) | Demand::Gradient(goal) => Some(*goal),
+            })
+            .collect();
+        let with_gradient = |demand: &Demand| matches!(demand, Demand::Gradient(_));
+        if self.aim.as_ref().is_none_or(|(aimed, labels, _)| *aimed != goals || *labels != self.labels) {
+            let objective = Objective::new(&self.labels, &goals, self.setting.device);
+            self.aim = Some((goals, self.labels.clone(), objective));
+        }
+        let (_, _, objective) = self.aim.as_ref().expect("set above");
+        let points = self.points();
+        let evaluation = kernel.evaluate(&points, objective, self.draws, demands.iter().any(with_gradient))?;
+        let mut status: BTreeMap<usize, Vec<Status>> = BTreeMap::new();
+        for (stage, search) in &mut self.searches {
+            status.insert(*stage, search.advance(&evaluation.answer));
+        }
+        let passed = |(slot, job): (usize, &Option<Job>)| {
+            let job = (*job)?;
+            let gradient = with_gradient(&demands[slot]);
+            Some(Passed {
+                slot,
+                job,
+                with_gradient: gradient,
+                nan_gradient: gradient && evaluation.nan_gradient[slot],
+                zero_gradient: gradient && evaluation.zero_gradient[slot],
+                status: status[&job.stage][slot],
+            })
+        };
+        Ok(self.slots.iter().enumerate().filter_map(passed).collect())
+    }
+
+    /// The point of each slot, from the search that it belongs to.
+    fn points(&self) -> Tensor {
+        let mut searches = self.searches.iter();
+        let (_, first) = searches.next().expect("a pass has work");
+        searches.fold(first.points().shallow_clone(), |points, (stage, search)| {
+            let mine: Vec<bool> = self.slots.iter().map(|job| job.is_some_and(|job| job.stage == *stage)).collect();
+            let mine = Tensor::from_slice(&mine).to_device(points.device()).view([-1, 1, 1, 1]);
+            search.points().where_self(&mine, &points)
+        })
+    }
+
+    /// Takes trajectories out of their slots: their candidates, on the device.
+    pub fn take(&mut self, slots: &[usize]) -> Vec<Tensor> {
+        slots
+            .iter()
+            .filter_map(|slot| {
+                let job = self.slots[*slot].take()?;
+                let search = self.searches.get_mut(&job.stage)?;
+                search.release(*slot);
+                Some(search.candidates(&[*slot]).get(0))
+            })
+            .collect()
+    }
+}
