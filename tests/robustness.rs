@@ -4,6 +4,8 @@
 #[path = "robustness/support.rs"]
 mod support;
 
+#[path = "robustness/cascade.rs"]
+mod cascade;
 #[path = "robustness/engine.rs"]
 mod engine;
 #[path = "robustness/linear.rs"]
@@ -12,6 +14,8 @@ mod linear;
 mod losses;
 #[path = "robustness/probe.rs"]
 mod probe;
+#[path = "robustness/relu.rs"]
+mod relu;
 #[path = "robustness/stochastic.rs"]
 mod stochastic;
 #[path = "robustness/threat.rs"]

@@ -6,6 +6,19 @@ use serde::{Deserialize, Serialize};
 #[serde(tag = "attack", rename_all = "kebab-case")]
 pub enum Attack {
     Pgd(Pgd),
+    /// Auto-PGD on cross-entropy (Croce and Hein 2020); in L1 the sparse version of "Mind the box" (2021), as below.
+    ApgdCe(Untargeted),
+    /// Auto-PGD on the difference-of-logits ratio.
+    ApgdDlr(Untargeted),
+    /// Auto-PGD on the targeted difference-of-logits ratio, one target after another.
+    ApgdT(Targeted),
+    /// Fast adaptive boundary (Croce and Hein 2020, "Minimally distorted adversarial examples") against all classes at once:
+    /// each step costs a forward and a backward pass per wrong class.
+    Fab(Untargeted),
+    /// The same towards one class after another.
+    FabT(Targeted),
+    /// Random search over squares of pixels, without gradients (Andriushchenko et al. 2020).
+    Square(Square),
     Cascade(Cascade),
 }
 
@@ -14,6 +27,12 @@ impl Attack {
     pub fn name(&self) -> &'static str {
         match self {
             Attack::Pgd(_) => "pgd",
+            Attack::ApgdCe(_) => "apgd-ce",
+            Attack::ApgdDlr(_) => "apgd-dlr",
+            Attack::ApgdT(_) => "apgd-t",
+            Attack::Fab(_) => "fab",
+            Attack::FabT(_) => "fab-t",
+            Attack::Square(_) => "square",
             Attack::Cascade(_) => "cascade",
         }
     }
@@ -31,6 +50,11 @@ impl Attack {
         let mut attack = self.clone();
         match &mut attack {
             Attack::Pgd(pgd) => pgd.restarts = 1,
+            Attack::ApgdCe(apgd) | Attack::ApgdDlr(apgd) => apgd.restarts = 1,
+            Attack::Fab(fab) => fab.restarts = 1,
+            // Which run is which target's depends on how many there are.
+            Attack::ApgdT(targeted) | Attack::FabT(targeted) => targeted.restarts = 1,
+            Attack::Square(square) => square.restarts = 1,
             Attack::Cascade(_) => {}
         }
         attack
@@ -40,16 +64,31 @@ impl Attack {
     pub fn eot(&self) -> u32 {
         match self {
             Attack::Pgd(pgd) => pgd.eot,
+            Attack::ApgdCe(Untargeted { eot, .. })
+            | Attack::ApgdDlr(Untargeted { eot, .. })
+            | Attack::Fab(Untargeted { eot, .. })
+            | Attack::ApgdT(Targeted { eot, .. })
+            | Attack::FabT(Targeted { eot, .. })
+            | Attack::Square(Square { eot, .. }) => *eot,
             Attack::Cascade(Cascade { cascade }) => cascade.iter().map(Attack::eot).max().unwrap_or(1),
         }
     }
 
-    /// Forward passes (backwards counted as `backward` forwards each) that one image costs at most.
+    /// Forward passes (backwards counted as `backward` forwards each) that one image costs at most on a model of not many
+    /// classes.
     pub fn forward_equivalents(&self, backward: f64) -> f64 {
+        let passes = |counts: &[u32]| counts.iter().map(|count| f64::from(*count)).product::<f64>();
         match self {
-            Attack::Pgd(pgd) => {
-                2.0 + f64::from(pgd.steps) * f64::from(pgd.restarts) * f64::from(pgd.eot) * (1.0 + backward)
+            Attack::Pgd(pgd) => 2.0 + passes(&[pgd.steps, pgd.restarts, pgd.eot]) * (1.0 + backward),
+            Attack::ApgdCe(attack) | Attack::ApgdDlr(attack) => {
+                2.0 + passes(&[attack.steps, attack.restarts, attack.eot]) * (1.0 + backward)
             }
+            // A step looks at the boundary to each wrong class; ten classes are assumed.
+            Attack::Fab(attack) => 2.0 + 9.0 * passes(&[attack.steps, attack.restarts, attack.eot]) * (1.0 + backward),
+            Attack::ApgdT(attack) | Attack::FabT(attack) => {
+                2.0 + passes(&[attack.steps, attack.targets, attack.restarts, attack.eot]) * (1.0 + backward)
+            }
+            Attack::Square(square) => 2.0 + passes(&[square.queries, square.restarts, square.eot]),
             Attack::Cascade(Cascade { cascade }) => {
                 cascade.iter().map(|stage| stage.forward_equivalents(backward)).sum()
             }
@@ -63,6 +102,43 @@ pub struct Cascade {
     /// The stages in order, at least one.
     #[schema(no_recursion)]
     pub cascade: Vec<Attack>,
+}
+
+/// An attack away from the true class.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Untargeted {
+    /// Gradient steps of each restart, at least 1.
+    pub steps: u32,
+    /// Independent runs, at least 1.
+    pub restarts: u32,
+    /// Draws averaged at every point, at least 1 (for stochastic models).
+    pub eot: u32,
+}
+
+/// An attack towards the likeliest wrong classes, one after another. Success is any misclassification.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Targeted {
+    /// Gradient steps of each run, at least 1.
+    pub steps: u32,
+    /// Classes to steer to, by falling logit at the clean image, at least 1; a model of few classes has fewer.
+    pub targets: u32,
+    /// Runs per target, at least 1.
+    pub restarts: u32,
+    /// Draws averaged at every point, at least 1 (for stochastic models).
+    pub eot: u32,
+}
+
+/// The parameters of Square.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Square {
+    /// Points that each restart looks at, at least 1.
+    pub queries: u32,
+    /// Share of the pixels that the first squares cover; it falls with the number of queries.
+    pub p: f64,
+    /// Independent runs, at least 1.
+    pub restarts: u32,
+    /// Draws averaged at every point, at least 1 (for stochastic models).
+    pub eot: u32,
 }
 
 /// Projected gradient descent (Madry et al. 2018), every choice spelled out.
@@ -109,6 +185,9 @@ pub enum Loss {
     CrossEntropy,
     /// Largest wrong logit minus the true logit; targeted: target logit minus true logit.
     Margin,
+    /// The margin over the spread of the largest logits, which no scale of the logits changes (Croce and Hein 2020). With
+    /// three classes the targeted ratio takes the third logit for the fourth; with two it is the margin.
+    Dlr,
 }
 
 /// Which wrong class the loss steers towards. Success is any misclassification, whatever the target.

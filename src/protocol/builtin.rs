@@ -2,12 +2,15 @@
 
 use super::file::Protocol;
 
-const DOCUMENTS: [&str; 9] = [
+const DOCUMENTS: [&str; 12] = [
     include_str!("builtin/clean.toml"),
     include_str!("builtin/pgd-linf.toml"),
     include_str!("builtin/pgd-l2.toml"),
     include_str!("builtin/pgd-l1.toml"),
     include_str!("builtin/pgd-grid.toml"),
+    include_str!("builtin/autoattack-standard.toml"),
+    include_str!("builtin/autoattack-plus.toml"),
+    include_str!("builtin/autoattack-rand.toml"),
     include_str!("builtin/imagenet-c.toml"),
     include_str!("builtin/imagenet-c-extra.toml"),
     include_str!("builtin/cifar10-c.toml"),

@@ -6,11 +6,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::attack::{Attack, ClipOrder, Keep, Loss, Pgd, Projection, StepSize, Target};
-use super::budget::Budgets;
+use super::attack_block::AttackBlock;
 use super::condition::{AttackCondition, Condition, ConditionKind};
 use super::corruption::{CorruptionBlock, Scene};
-use super::threat::{Norm, ThreatModel};
+use super::threat::ThreatModel;
 use super::verdict::VerdictRule;
 
 /// A named, versioned list of conditions and the rule that aggregates them into columns.
@@ -57,71 +56,8 @@ pub enum Aggregate {
     Cifar10C,
 }
 
-/// One attack at one norm, over one or several budgets.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct AttackBlock {
-    pub attack: AttackName,
-    /// Replaces the attack's name in condition ids; needed when two blocks differ only in parameters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub label: Option<String>,
-    pub norm: Norm,
-    /// A number, a fraction such as `"1/255"`, a list of them, or a list per dataset preset.
-    #[schema(value_type = Value)]
-    pub epsilon: Budgets,
-    #[serde(default = "default_steps")]
-    pub steps: u32,
-    #[serde(default = "default_step_size")]
-    pub step_size: StepSize,
-    #[serde(default)]
-    pub random_start: bool,
-    #[serde(default = "one")]
-    pub restarts: u32,
-    #[serde(default = "default_loss")]
-    pub loss: Loss,
-    #[serde(default = "default_target")]
-    pub target: Target,
-    #[serde(default = "default_projection")]
-    pub projection: Projection,
-    #[serde(default = "default_order")]
-    pub order: ClipOrder,
-    #[serde(default = "default_keep")]
-    pub keep: Keep,
-    #[serde(default)]
-    pub independent: bool,
-    #[serde(default = "one")]
-    pub eot: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum AttackName {
-    Pgd,
-}
-
 fn one() -> u32 {
     1
-}
-fn default_steps() -> u32 {
-    64
-}
-fn default_step_size() -> StepSize {
-    StepSize::OfEpsilon(0.25)
-}
-fn default_loss() -> Loss {
-    Loss::CrossEntropy
-}
-fn default_target() -> Target {
-    Target::Untargeted
-}
-fn default_projection() -> Projection {
-    Projection::Euclidean
-}
-fn default_order() -> ClipOrder {
-    ClipOrder::ProjectThenClip
-}
-fn default_keep() -> Keep {
-    Keep::Best
 }
 
 /// What is wrong with a protocol, and where.
@@ -134,7 +70,7 @@ pub struct ProtocolError {
 }
 
 impl ProtocolError {
-    fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
+    pub(super) fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { key: key.into(), problem: problem.into() }
     }
 }
@@ -161,8 +97,9 @@ impl Protocol {
         for (name, setting) in settings {
             apply_setting(&mut value, name, setting)?;
         }
-        let protocol: Self = parse(value)?;
+        let mut protocol: Self = parse(value)?;
         protocol.validate()?;
+        protocol.attack = protocol.attack.into_iter().map(AttackBlock::filled).collect();
         Ok(protocol)
     }
 
@@ -214,7 +151,7 @@ impl Protocol {
                 kind: ConditionKind::Attack(AttackCondition {
                     threat: ThreatModel { norm: block.norm, epsilon: budget.epsilon },
                     independent: block.independent,
-                    attack: Attack::Pgd(block.pgd()),
+                    attack: block.resolve(),
                 }),
             }));
         }
@@ -241,55 +178,7 @@ impl Protocol {
     }
 }
 
-impl AttackBlock {
-    fn name(&self) -> &str {
-        self.label.as_deref().unwrap_or(match self.attack {
-            AttackName::Pgd => "pgd",
-        })
-    }
-
-    fn pgd(&self) -> Pgd {
-        Pgd {
-            steps: self.steps,
-            step_size: self.step_size,
-            random_start: self.random_start,
-            restarts: self.restarts,
-            loss: self.loss,
-            target: self.target,
-            projection: self.projection,
-            order: self.order,
-            keep: self.keep,
-            eot: self.eot,
-        }
-    }
-
-    fn validate(&self, at: &str) -> Result<(), ProtocolError> {
-        let fail = |key: &str, problem: String| Err(ProtocolError::new(format!("{at}.{key}"), problem));
-        if let Some(label) = &self.label {
-            check_name(&format!("{at}.label"), label)?;
-        }
-        for (key, value, most) in
-            [("steps", self.steps, 100_000), ("restarts", self.restarts, 10_000), ("eot", self.eot, 1000)]
-        {
-            if !(1..=most).contains(&value) {
-                return fail(key, format!("must be 1 to {most}, not {value}"));
-            }
-        }
-        if self.restarts > 1 && !self.random_start {
-            return fail(
-                "restarts",
-                "more than one restart needs random_start = true: every run would be the same".into(),
-            );
-        }
-        let (StepSize::OfEpsilon(step) | StepSize::Absolute(step)) = self.step_size;
-        if !(step.is_finite() && step > 0.0) {
-            return fail("step_size", format!("must be finite and positive, not {step}"));
-        }
-        Ok(())
-    }
-}
-
-fn check_name(key: &str, name: &str) -> Result<(), ProtocolError> {
+pub(super) fn check_name(key: &str, name: &str) -> Result<(), ProtocolError> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
     if (1..=64).contains(&name.len()) && name.chars().all(allowed) {
         return Ok(());
@@ -349,6 +238,7 @@ fn apply_setting(document: &mut Value, name: &str, value: &Value) -> Result<(), 
 
 #[cfg(test)]
 mod tests {
+    use super::super::attack::Keep;
     use super::super::builtin::{builtin, builtins};
     use super::super::corruption::Pictures;
     use super::*;
@@ -390,7 +280,8 @@ mod tests {
             ("steps = \"many\"", "attack[0].steps"),
             ("step_size = { of_epsilon = -1 }", "attack[0].step_size"),
             ("restarts = 3", "attack[0].restarts"),
-            ("loss = \"dlr\"", "attack[0].loss"),
+            ("loss = \"logit\"", "attack[0].loss"),
+            ("targets = 3", "attack[0].targets"),
             ("label = \"No Spaces\"", "attack[0].label"),
         ] {
             let error = Protocol::from_toml(&attack(line), &[]).unwrap_err();
@@ -406,8 +297,8 @@ mod tests {
         let grid = serde_json::to_value(builtin("pgd-grid").unwrap()).unwrap();
         let set = |pairs: &[(&str, &str)]| Protocol::from_value(grid.clone(), &settings(pairs));
         let p = set(&[("steps", "10"), ("attack.l2.epsilon", "[\"1/2\", 0.25]"), ("attack.0.keep", "last")]).unwrap();
-        assert!(p.attack.iter().all(|a| a.steps == 10));
-        assert_eq!([p.attack[0].keep, p.attack[1].keep], [Keep::Last, Keep::Best]);
+        assert!(p.attack.iter().all(|a| a.steps == Some(10)));
+        assert_eq!([p.attack[0].keep, p.attack[1].keep], [Some(Keep::Last), Some(Keep::Best)]);
         let found = ids(&p, "mnist");
         assert!(found.contains(&"pgd-l2-1/2".into()) && found.contains(&"pgd-linf-0.3".into()), "{found:?}");
         assert_eq!(set(&[("attack.l7.steps", "1")]).unwrap_err().key, "--set attack.l7.steps");
@@ -458,7 +349,7 @@ mod tests {
     #[test]
     fn blocks_that_collide_ask_for_a_label() {
         let mut p = builtin("pgd-linf").unwrap();
-        p.attack.push(AttackBlock { steps: 7, ..p.attack[0].clone() });
+        p.attack.push(AttackBlock { steps: Some(7), ..p.attack[0].clone() });
         assert!(p.conditions(Some("mnist")).unwrap_err().problem.contains("label"));
         p.attack[1].label = Some("pgd-7".into());
         assert_eq!(p.conditions(Some("mnist")).unwrap().len(), 9);

@@ -1,6 +1,7 @@
 //! Conditions, built-in protocols, the planner and the arithmetic of reports. Plain data; no libtorch, no IO.
 
 mod attack;
+mod attack_block;
 mod budget;
 mod builtin;
 mod condition;
@@ -18,7 +19,10 @@ pub mod stats;
 mod threat;
 mod verdict;
 
-pub use attack::{Attack, Cascade, ClipOrder, Keep, Loss, Pgd, Projection, StepSize, Target};
+pub use attack::{
+    Attack, Cascade, ClipOrder, Keep, Loss, Pgd, Projection, Square, StepSize, Target, Targeted, Untargeted,
+};
+pub use attack_block::{AttackBlock, AttackName, StageBlock, StageTable};
 pub use budget::{Budget, Budgets};
 pub use builtin::{builtin, builtins};
 pub use condition::{AttackCondition, Condition, ConditionKind};
@@ -26,7 +30,7 @@ pub use corruption::{
     Corruption, CorruptionBlock, CorruptionCondition, Group, Label, Mode, NoSuchSeverity, Pictures, Scene, Severity,
     Table,
 };
-pub use file::{Aggregate, AttackBlock, AttackName, Clean, MAX_CONDITIONS, Protocol, ProtocolError};
+pub use file::{Aggregate, Clean, MAX_CONDITIONS, Protocol, ProtocolError};
 pub use finding::Finding;
 pub use paired::{Held, Paired, paired};
 pub use profile::{Device, MemoryFormat, NumericProfile, Platform, Precision};

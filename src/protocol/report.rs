@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::condition::{Condition, ConditionKind};
+use super::condition::{AttackCondition, Condition, ConditionKind};
 use super::corruption::Corruptions;
 use super::corruption::figures;
 use super::file::Aggregate;
@@ -185,10 +185,29 @@ pub fn row(condition: &Condition, per_seed: &[(i64, Tally)]) -> Row {
         ci95: accuracy.map(|a| wilson95(a * images, images)),
         sd: mean_sd(&seeds.iter().map(|s| s.accuracy).collect::<Vec<_>>()).1,
         seeds: if seeds.len() > 1 { seeds } else { Vec::new() },
-        stages: total.broken.iter().map(|(attack, &broken)| StageCount { attack: attack.clone(), broken }).collect(),
+        stages: stages(condition, &total.broken),
         forwards_per_image: per_verdict(total.forwards),
         backwards_per_image: per_verdict(total.backwards),
     }
+}
+
+/// What broke images, in the order of events: misclassified at once, by a smaller ε, then stage by stage. A cascade's stages
+/// are all named, others only where they broke something.
+fn stages(condition: &Condition, broken: &BTreeMap<String, u64>) -> Vec<StageCount> {
+    let mut names = vec!["clean", "ladder"];
+    let mut all = Vec::new();
+    if let ConditionKind::Attack(AttackCondition { attack, .. }) = &condition.kind {
+        let stages = attack.stages();
+        names.extend(stages.iter().map(|stage| stage.name()));
+        if stages.len() > 1 {
+            all = names[2..].to_vec();
+        }
+    }
+    names.extend(broken.keys().map(String::as_str));
+    let mut seen = std::collections::HashSet::new();
+    names.retain(|name| seen.insert(*name) && (broken.contains_key(*name) || all.contains(name)));
+    let count = |name: &str| StageCount { attack: name.into(), broken: broken.get(name).copied().unwrap_or(0) };
+    names.into_iter().map(count).collect()
 }
 
 /// The summary columns of finished rows.

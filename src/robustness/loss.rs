@@ -4,6 +4,9 @@ use tch::{Kind, Tensor};
 
 use crate::protocol::Loss;
 
+/// Keeps the difference-of-logits ratio finite where all logits are equal.
+const DLR_GUARD: f64 = 1e-12;
+
 /// A loss and its gradient with respect to logits, row by row.
 ///
 /// The gradient is `exp(log_scale) · cotangent`. Cross-entropy's gradient vanishes with the probability of being wrong,
@@ -15,7 +18,7 @@ pub struct Ascent {
     pub loss: Tensor,
     /// float32 [n, K]
     pub cotangent: Tensor,
-    /// float64 [n], at most 0
+    /// float64 [n]
     pub log_scale: Tensor,
 }
 
@@ -56,7 +59,41 @@ pub fn ascend(loss: Loss, logits: &Tensor, labels: &Tensor, targets: Option<&Ten
                 cotangent: (one_hot(&rival) - one_hot(labels)).to_kind(Kind::Float),
             }
         }
+        (Loss::Dlr, target) => {
+            let rival = target.map_or_else(|| without(labels).argmax(1, false), Tensor::shallow_clone);
+            let margin = at(&rival) - at(labels);
+            let Some((spread, pull)) = spread(&logits, target.is_some()) else {
+                return Ascent {
+                    log_scale: margin.zeros_like(),
+                    cotangent: (one_hot(&rival) - one_hot(labels)).to_kind(Kind::Float),
+                    loss: margin,
+                };
+            };
+            let spread = spread + DLR_GUARD;
+            let loss = margin / &spread;
+            let cotangent = one_hot(&rival) - one_hot(labels) - loss.unsqueeze(1) * pull;
+            Ascent { loss, cotangent: cotangent.to_kind(Kind::Float), log_scale: -spread.log() }
+        }
     }
+}
+
+/// The denominator of the difference-of-logits ratio and its gradient, from `logits` [n, K] with π their falling order:
+/// z_π1 − z_π3, or z_π1 − (z_π3 + z_π4)/2 towards a target (Croce and Hein 2020, equations 6 and 7). With three classes
+/// there is no fourth logit, and the third stands for it; with two there is no ratio, and the plain margin is ascended.
+fn spread(logits: &Tensor, targeted: bool) -> Option<(Tensor, Tensor)> {
+    let classes = logits.size()[1];
+    if classes < 3 {
+        return None;
+    }
+    let (values, order) = logits.topk(classes.min(4), 1, true, true);
+    let weights: &[f64] = match (targeted, classes) {
+        (true, 4..) => &[1.0, 0.0, -0.5, -0.5],
+        (false, 4..) => &[1.0, 0.0, -1.0, 0.0],
+        _ => &[1.0, 0.0, -1.0],
+    };
+    let weights = Tensor::from_slice(weights).to_device(logits.device()).unsqueeze(0).expand_as(&values);
+    let spread = (&values * &weights).sum_dim_intlist(1, false, Kind::Double);
+    Some((spread, logits.zeros_like().scatter(1, &order, &weights)))
 }
 
 /// log(1 + eˣ), accurate at both ends.

@@ -1,4 +1,4 @@
-//! PGD against the closed-form optimum of a linear model.
+//! Attacks against the closed-form optimum of a linear model.
 
 use gauntlet::protocol::*;
 use gauntlet::robustness::engine::Images;
@@ -50,11 +50,65 @@ fn model(w: &[f64], threshold: f64, scale: f64) -> impl gauntlet::robustness::mo
     Model { spec: spec([1, SIDE, SIDE], 2), logits }
 }
 
-fn is_broken(w: &[f64], pixels: &[u8], threshold: f64, scale: f64, norm: Norm, epsilon: f64, pgd: &Pgd) -> bool {
+fn is_broken(w: &[f64], pixels: &[u8], threshold: f64, scale: f64, norm: Norm, epsilon: f64, attack: &Attack) -> bool {
     let images = Images { indices: vec![0], pixels: pixels.to_vec(), labels: vec![0] };
     let model = model(w, threshold, scale);
-    let outcomes = attack_with(&model, &images, &ladder(norm, &[epsilon], true, pgd), VerdictRule::OneForward, 1);
+    let outcomes =
+        attack_with(&model, &images, &conditions(norm, &[epsilon], true, attack), VerdictRule::OneForward, 1);
     !outcomes[0].verdict.robust
+}
+
+/// A linear score's weights, an image with half of its pixels black or white, so that the box matters, and its score.
+fn case(number: u32) -> (Vec<f64>, Vec<u8>, Vec<f64>, f64) {
+    let mut stream = Stream::new(0, 0, number, 0);
+    let w: Vec<f64> = (0..DIMENSION).map(|_| stream.normals()[0]).collect();
+    let mut draw = |i: usize| if i % 2 == 0 { stream.below(256) as u8 } else { 255 * (stream.below(2) as u8) };
+    let pixels: Vec<u8> = (0..DIMENSION).map(&mut draw).collect();
+    let x: Vec<f64> = pixels.iter().map(|v| f64::from(f32::from(*v) / 255.0)).collect();
+    let score = w.iter().zip(&x).map(|(w, x)| w * x).sum();
+    (w, pixels, x, score)
+}
+
+#[test]
+fn every_attack_breaks_what_can_be_broken_and_nothing_else() {
+    for number in 0..3 {
+        let (w, pixels, x, score) = case(number);
+        for (norm, epsilon) in [(Norm::Linf, 0.05), (Norm::L2, 0.4), (Norm::L1, 1.0)] {
+            let best = optimum(&w, &x, norm, epsilon);
+            for attack in autoattacks(100, 3000, 1, 1) {
+                let broken = |share: f64, scale: f64| {
+                    is_broken(&w, &pixels, score + share * best, scale, norm, epsilon, &attack)
+                };
+                // Random search finds corners of the cube, but wastes some of a round budget.
+                let close = match (&attack, norm) {
+                    (Attack::Square(_), Norm::L2 | Norm::L1) => 0.65,
+                    _ => 0.98,
+                };
+                let name = attack.name();
+                assert!(broken(close, 1.0), "case {number}: {name} {norm}");
+                assert!(broken(close, 1e5), "case {number}: {name} {norm}, saturated logits");
+                assert!(!broken(1.0001, 1.0), "case {number}: {name} {norm}, beyond the optimum");
+            }
+        }
+    }
+}
+
+#[test]
+fn fab_finds_perturbations_within_two_percent_of_the_shortest() {
+    for number in 0..6 {
+        let (w, pixels, x, score) = case(number);
+        for (norm, reach) in [(Norm::Linf, 0.06), (Norm::L2, 0.5), (Norm::L1, 1.5)] {
+            // The budget at which the optimum is exactly at the boundary is `reach`.
+            let threshold = score + optimum(&w, &x, norm, reach);
+            for attack in autoattacks(100, 1, 1, 1) {
+                if matches!(attack, Attack::Fab(_) | Attack::FabT(_)) {
+                    let broken = |share: f64| is_broken(&w, &pixels, threshold, 1.0, norm, share * reach, &attack);
+                    assert!(broken(1.02), "case {number}: {} {norm}", attack.name());
+                    assert!(!broken(0.999), "case {number}: {} {norm} below the optimum", attack.name());
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -74,7 +128,7 @@ fn pgd_reaches_the_optimum_of_a_linear_model_in_every_norm() {
                 let best = optimum(&w, &x, norm, epsilon);
                 let attack = |share: f64, scale: f64, loss: Loss| {
                     let pgd = Pgd { loss, ..pgd.clone() };
-                    is_broken(&w, &pixels, score + share * best, scale, norm, epsilon, &pgd)
+                    is_broken(&w, &pixels, score + share * best, scale, norm, epsilon, &Attack::Pgd(pgd))
                 };
                 assert!(attack(0.99, 1.0, Loss::CrossEntropy), "case {case}: {norm} {epsilon}, within one percent");
                 assert!(attack(0.99, 1.0, Loss::Margin), "case {case}: {norm} {epsilon}, margin loss");

@@ -89,14 +89,37 @@ pub fn clean() -> Condition {
     Condition { id: "clean".into(), kind: ConditionKind::Clean }
 }
 
-/// One condition per radius.
+/// One PGD condition per radius.
 pub fn ladder(norm: Norm, radii: &[f64], independent: bool, pgd: &Pgd) -> Vec<Condition> {
+    conditions(norm, radii, independent, &Attack::Pgd(pgd.clone()))
+}
+
+/// One condition per radius.
+pub fn conditions(norm: Norm, radii: &[f64], independent: bool, attack: &Attack) -> Vec<Condition> {
     let condition = |radius: &f64| {
         let threat = ThreatModel { norm, epsilon: Epsilon::new(*radius).expect("a radius") };
-        let attack = AttackCondition { threat, independent, attack: Attack::Pgd(pgd.clone()) };
-        Condition { id: format!("pgd-{norm}-{radius}"), kind: ConditionKind::Attack(attack) }
+        let attack = AttackCondition { threat, independent, attack: attack.clone() };
+        Condition { id: format!("{}-{norm}-{radius}", attack.attack.name()), kind: ConditionKind::Attack(attack) }
     };
     radii.iter().map(condition).collect()
+}
+
+/// Every attack of AutoAttack with these many steps and queries, one run (or target) after another.
+pub fn autoattacks(steps: u32, queries: u32, restarts: u32, eot: u32) -> Vec<Attack> {
+    let untargeted = Untargeted { steps, restarts, eot };
+    let targeted = Targeted { steps, targets: 9, restarts, eot };
+    vec![
+        Attack::ApgdCe(untargeted.clone()),
+        Attack::ApgdDlr(untargeted.clone()),
+        Attack::ApgdT(targeted.clone()),
+        Attack::Fab(untargeted),
+        Attack::FabT(targeted),
+        Attack::Square(Square { queries, p: 0.8, restarts, eot }),
+    ]
+}
+
+pub fn cascade(stages: &[Attack]) -> Attack {
+    Attack::Cascade(Cascade { cascade: stages.to_vec() })
 }
 
 pub fn attack(model: &dyn Classifier, images: &Images, conditions: &[Condition]) -> Vec<Outcome> {

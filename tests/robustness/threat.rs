@@ -1,6 +1,6 @@
 use gauntlet::protocol::*;
 use gauntlet::robustness::rng::Stream;
-use gauntlet::robustness::threat::{Ball, linf_bounds, measure, random_start, unit_ball};
+use gauntlet::robustness::threat::{Ball, linf_bounds, measure, random_start, to_hyperplane, unit_ball};
 use tch::{Kind, Tensor};
 
 use crate::support::{to_vec, uniform};
@@ -182,6 +182,64 @@ fn random_starts_are_uniform_in_their_ball() {
         for axis in 0..dimension {
             let mean = points.iter().map(|point| point[axis]).sum::<f64>() / f64::from(count);
             assert!(mean.abs() < 0.04, "{norm}, axis {axis}: {mean}");
+        }
+    }
+}
+
+#[test]
+fn hyperplane_projections_are_the_shortest_way() {
+    // The least size at which Σ|wᵢ|·min(size-allowed move, room) covers the offset, by bisection.
+    for key in 0..20 {
+        let d = 12i64;
+        let point = uniform(&[1, d], -0.3, 1.3, key).clamp(0.0, 1.0).to_kind(Kind::Double);
+        let w = uniform(&[1, d], -1.0, 1.0, key + 100).to_kind(Kind::Double);
+        let [x, weights] = [&point, &w].map(|tensor| to_vec(tensor));
+        for offset in [-2.5, -0.4, 0.1, 1.0, 50.0] {
+            let room: Vec<f64> =
+                x.iter().zip(&weights).map(|(x, w)| if -offset * w > 0.0 { 1.0 - x } else { *x }).collect();
+            let most: f64 = weights.iter().zip(&room).map(|(w, r)| w.abs() * r).sum();
+            for norm in [Norm::Linf, Norm::L2, Norm::L1] {
+                let found = to_vec(&to_hyperplane(norm, &point, &w, &Tensor::from_slice(&[offset])));
+                let gained: f64 = found.iter().zip(&weights).map(|(d, w)| d * w).sum();
+                assert!((gained + f64::clamp(offset, -most, most)).abs() < 1e-9, "{norm} {offset}: {gained}");
+                assert!(found.iter().zip(&x).all(|(d, x)| (-1e-12..=1.0 + 1e-12).contains(&(x + d))));
+                if offset.abs() >= most {
+                    continue;
+                }
+                // Shortest by duality: no move of this size gains more.
+                let size = match norm {
+                    Norm::Linf => found.iter().fold(0.0f64, |m, d| m.max(d.abs())),
+                    Norm::L2 => found.iter().map(|d| d * d).sum::<f64>().sqrt(),
+                    Norm::L1 => found.iter().map(|d| d.abs()).sum(),
+                };
+                let best = match norm {
+                    Norm::Linf => weights.iter().zip(&room).map(|(w, r)| w.abs() * r.min(size)).sum::<f64>(),
+                    Norm::L2 => {
+                        let moves = |t: f64| weights.iter().zip(&room).map(move |(w, r)| (t * w.abs()).min(*r));
+                        let (mut low, mut high) = (0.0, 1e6);
+                        for _ in 0..200 {
+                            let middle = 0.5 * (low + high);
+                            let length = moves(middle).map(|m| m * m).sum::<f64>().sqrt();
+                            if length <= size { low = middle } else { high = middle }
+                        }
+                        weights.iter().zip(moves(low)).map(|(w, m)| w.abs() * m).sum()
+                    }
+                    Norm::L1 => {
+                        let mut order: Vec<usize> = (0..d as usize).collect();
+                        order.sort_by(|a, b| weights[*b].abs().total_cmp(&weights[*a].abs()));
+                        let mut left = size;
+                        order
+                            .into_iter()
+                            .map(|i| {
+                                let spent = room[i].min(left);
+                                left -= spent;
+                                spent * weights[i].abs()
+                            })
+                            .sum()
+                    }
+                };
+                assert!((best - offset.abs()).abs() < 1e-6, "{norm} {offset}: {best}");
+            }
         }
     }
 }

@@ -15,13 +15,21 @@
 //!
 //! State lives in tensors of fixed shape [S, …], a row per slot; arithmetic goes over all rows, also those that are empty
 //! or belong to finished trajectories, and no row may depend on another. Random numbers come from [`Entry::draws`] alone.
-//! Nothing may be read back from the device but what the answer already brought to the host.
+//! A move reads nothing back from the device but what the answer already brought to the host, and at most one more row of
+//! flags; never image by image.
 //!
 //! A new attack is a file with its `Search`, and its lines in the functions below.
 
+mod apgd;
+mod apgd_l1;
+mod fab;
 mod pgd;
-
-pub use pgd::PgdSearch;
+mod rows;
+mod runs;
+mod square;
+mod square_bumps;
+mod square_window;
+mod step;
 
 use std::sync::Arc;
 
@@ -29,6 +37,12 @@ use tch::{Device, Tensor};
 
 use crate::protocol::{Attack, Loss, Norm, Target};
 use crate::robustness::rng::Stream;
+use apgd::ApgdSearch;
+use apgd_l1::L1ApgdSearch;
+use fab::FabSearch;
+use pgd::PgdSearch;
+use runs::Runs;
+use square::SquareSearch;
 
 /// What all trajectories of a search have in common.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +62,20 @@ pub struct Setting {
 pub fn search(attack: &Attack, setting: &Setting) -> Box<dyn Search> {
     match attack {
         Attack::Pgd(pgd) => Box::new(PgdSearch::new(pgd, setting)),
+        Attack::ApgdCe(attack) => apgd(Runs::untargeted(Loss::CrossEntropy, attack), attack.steps, setting),
+        Attack::ApgdDlr(attack) => apgd(Runs::untargeted(Loss::Dlr, attack), attack.steps, setting),
+        Attack::ApgdT(attack) => apgd(Runs::targeted(Loss::Dlr, attack), attack.steps, setting),
+        Attack::Fab(attack) => Box::new(FabSearch::new(Runs::untargeted(Loss::Margin, attack), attack.steps, setting)),
+        Attack::FabT(attack) => Box::new(FabSearch::new(Runs::targeted(Loss::Margin, attack), attack.steps, setting)),
+        Attack::Square(square) => Box::new(SquareSearch::new(square, setting)),
         Attack::Cascade(_) => unreachable!("the engine runs a cascade's stages"),
+    }
+}
+
+fn apgd(runs: Runs, steps: u32, setting: &Setting) -> Box<dyn Search> {
+    match setting.norm {
+        Norm::Linf | Norm::L2 => Box::new(ApgdSearch::new(runs, steps, setting)),
+        Norm::L1 => Box::new(L1ApgdSearch::new(runs, steps, setting)),
     }
 }
 
@@ -56,14 +83,22 @@ pub fn search(attack: &Attack, setting: &Setting) -> Box<dyn Search> {
 pub fn needs_ranking(attack: &Attack) -> bool {
     match attack {
         Attack::Pgd(pgd) => matches!(pgd.target, Target::LeastLikely | Target::MostLikely),
-        Attack::Cascade(_) => false,
+        Attack::ApgdT(_) | Attack::FabT(_) => true,
+        Attack::ApgdCe(_) | Attack::ApgdDlr(_) | Attack::Fab(_) | Attack::Square(_) | Attack::Cascade(_) => false,
     }
 }
 
 /// Whether the attack never demands a gradient: such trajectories are batched apart, in passes without a backward.
 pub fn is_forward_only(attack: &Attack) -> bool {
     match attack {
-        Attack::Pgd(_) | Attack::Cascade(_) => false,
+        Attack::Square(_) => true,
+        Attack::Pgd(_)
+        | Attack::ApgdCe(_)
+        | Attack::ApgdDlr(_)
+        | Attack::ApgdT(_)
+        | Attack::Fab(_)
+        | Attack::FabT(_)
+        | Attack::Cascade(_) => false,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor};
 
+use super::step::{free, unit_l2};
 use super::{Answer, Demand, Entry, Goal, Search, Seen, Setting, Status, index};
 use crate::protocol::{Keep, Norm, Pgd, Projection, Target};
 use crate::robustness::threat::{Ball, flat, linf_bounds, per_row, random_start, unit_ball};
@@ -115,20 +116,15 @@ impl PgdSearch {
             None => {
                 let direction = match (self.ball.projection, self.ball.norm) {
                     (Projection::Radial, _) => self.as_art(answer),
-                    (Projection::Euclidean, Norm::L1) => steepest_l1(&self.free(&answer.gradient), &self.alpha),
-                    (Projection::Euclidean, _) => unit_l2(&self.free(&answer.gradient)),
+                    (Projection::Euclidean, Norm::L1) => {
+                        steepest_l1(&free(&self.point, &answer.gradient, 0.0), &self.alpha)
+                    }
+                    (Projection::Euclidean, _) => unit_l2(&free(&self.point, &answer.gradient, 0.0)),
                 };
                 let delta = self.point.to_kind(Kind::Double) - self.clean.to_kind(Kind::Double);
                 self.ball.project(&self.clean, &(delta + direction * alpha), &self.epsilon)
             }
         }
-    }
-
-    /// The gradient without the pixels that the box keeps from following it: a step is not spent on them.
-    fn free(&self, gradient: &Tensor) -> Tensor {
-        let below = self.point.le(0.0).logical_and(&gradient.lt(0.0));
-        let above = self.point.ge(1.0).logical_and(&gradient.gt(0.0));
-        gradient.masked_fill(&below.logical_or(&above), 0.0)
     }
 
     /// g / (‖g‖ + 1e-7) of the true gradient, which is exp(log_scale) times the one in `answer`.
@@ -271,13 +267,6 @@ impl Search for PgdSearch {
     fn candidates(&self, slots: &[usize]) -> Tensor {
         self.candidate.index_select(0, &index(slots.iter().copied(), &self.candidate))
     }
-}
-
-/// g / ‖g‖₂, float64; zero where the gradient is.
-fn unit_l2(gradient: &Tensor) -> Tensor {
-    let gradient = gradient.to_kind(Kind::Double);
-    let length = flat(&gradient).square().sum_dim_intlist(1, false, Kind::Double).sqrt();
-    &gradient / per_row(&length.clamp_min(f64::MIN_POSITIVE), &gradient)
 }
 
 /// The unit L1 step spread evenly over the ⌈5α⌉ steepest pixels, so that a step of length `alpha` [n] moves each by about

@@ -305,32 +305,28 @@ impl<'a, 'r> Driver<'a, 'r> {
     fn step(&mut self, search: &mut Search, floor: usize) -> Result<(), EngineError> {
         let draws = search.condition.attack.eot().max(1);
         self.seed_pass();
-        let mut finished = Vec::new();
+        let (mut done, mut finished) = (Vec::new(), Vec::new());
         for passed in search.floors[floor].pass(&self.kernel)? {
             let job = passed.job;
             self.charge(job, draws, if passed.with_gradient { draws } else { 0 });
             let notes = &mut self.accounts[job.image][job.rung].notes;
             notes.nan_gradients += u32::from(passed.nan_gradient);
             notes.zero_gradients += u32::from(passed.zero_gradient);
-            if let Status::Finished { seen, next_run } = passed.status {
-                finished.push((passed.slot, job, seen, search.after(job, next_run)));
+            let Status::Finished { seen, next_run } = passed.status else { continue };
+            done.push(passed.slot);
+            match search.after(job, next_run) {
+                // Seen standing, and not at its end: nothing to examine.
+                Some(next) if seen == Seen::Failure && !self.stochastic() => search.enqueue(next),
+                next => finished.push((passed.slot, job, seen == Seen::Success, next)),
             }
         }
         let slots: Vec<usize> = finished.iter().map(|(slot, ..)| *slot).collect();
+        let pixels = search.floors[floor].candidates(&slots);
+        search.floors[floor].release(&done);
         let candidates: Vec<Candidate> = finished
             .into_iter()
-            .zip(search.floors[floor].take(&slots))
-            .map(|((_, job, seen, next), pixels)| {
-                (Candidate { job, pixels, claimed: seen == Seen::Success, next }, seen)
-            })
-            .filter_map(|(candidate, seen)| match candidate.next {
-                // Seen standing, and not at its end: nothing to examine.
-                Some(next) if seen == Seen::Failure && !self.stochastic() => {
-                    search.enqueue(next);
-                    None
-                }
-                _ => Some(candidate),
-            })
+            .zip(pixels)
+            .map(|((_, job, claimed, next), pixels)| Candidate { job, pixels, claimed, next })
             .collect();
         if self.stochastic() {
             return self.contest(search, candidates);

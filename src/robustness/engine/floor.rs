@@ -140,16 +140,27 @@ impl<'a> Floor<'a> {
         })
     }
 
-    /// Takes trajectories out of their slots: their candidates, on the device.
-    pub fn take(&mut self, slots: &[usize]) -> Vec<Tensor> {
-        slots
-            .iter()
-            .filter_map(|slot| {
-                let job = self.slots[*slot].take()?;
-                let search = self.searches.get_mut(&job.stage)?;
+    /// Takes trajectories out of their slots.
+    pub fn release(&mut self, slots: &[usize]) {
+        for slot in slots {
+            if let Some(search) = self.slots[*slot].take().and_then(|job| self.searches.get_mut(&job.stage)) {
                 search.release(*slot);
-                Some(search.candidates(&[*slot]).get(0))
-            })
-            .collect()
+            }
+        }
+    }
+
+    /// The candidates of these slots, on the device, in the order of the slots.
+    pub fn candidates(&self, slots: &[usize]) -> Vec<Tensor> {
+        let mut found: Vec<(usize, Tensor)> = Vec::with_capacity(slots.len());
+        for (stage, search) in &self.searches {
+            let mine = |slot: &usize| self.slots[*slot].is_some_and(|job| job.stage == *stage);
+            let rows: Vec<usize> = (0..slots.len()).filter(|row| mine(&slots[*row])).collect();
+            if !rows.is_empty() {
+                let candidates = search.candidates(&rows.iter().map(|row| slots[*row]).collect::<Vec<_>>());
+                found.extend(rows.iter().enumerate().map(|(i, row)| (*row, candidates.get(i as i64))));
+            }
+        }
+        found.sort_by_key(|(row, _)| *row);
+        found.into_iter().map(|(_, candidate)| candidate).collect()
     }
 }

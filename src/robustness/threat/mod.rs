@@ -4,11 +4,13 @@
 //! share a batch. Perturbations are float64 until they become pixels, and become pixels by rounding toward the clean
 //! image: whatever norm a perturbation has, the float32 image it turns into has no more of it.
 
+mod hyperplane;
 mod projection;
 mod start;
 
+pub use hyperplane::to_hyperplane;
 pub use projection::{Ball, linf_bounds};
-pub use start::{random_start, unit_ball};
+pub use start::{random_start, unit_ball, unit_sphere};
 
 use tch::{Kind, Tensor};
 
@@ -41,6 +43,17 @@ pub fn measure(witness: &Tensor, clean: &Tensor) -> Vec<Size> {
     ]
     .map(|column| to_vec(&column));
     (0..columns[0].len()).map(|row| Size { l1: columns[0][row], l2: columns[1][row], linf: columns[2][row] }).collect()
+}
+
+/// The length of each perturbation [n, …] in `norm`; float64 [n].
+pub(crate) fn length(norm: crate::protocol::Norm, delta: &Tensor) -> Tensor {
+    use crate::protocol::Norm;
+    let delta = flat(&delta.to_kind(Kind::Double));
+    match norm {
+        Norm::L1 => delta.abs().sum_dim_intlist(1, false, Kind::Double),
+        Norm::L2 => delta.square().sum_dim_intlist(1, false, Kind::Double).sqrt(),
+        Norm::Linf => delta.abs().amax(1, false),
+    }
 }
 
 /// [n, …] as [n, d].

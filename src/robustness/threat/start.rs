@@ -30,6 +30,25 @@ pub fn unit_ball(norm: Norm, dimension: usize, stream: &mut Stream) -> Vec<f64> 
     }
 }
 
+/// A point of the unit sphere of `norm` in a random direction: uniform components in L∞, normal ones in L2 and L1, scaled to
+/// length 1.
+pub fn unit_sphere(norm: Norm, dimension: usize, stream: &mut Stream) -> Vec<f64> {
+    let mut point = Vec::with_capacity(dimension + 1);
+    while point.len() < dimension {
+        match norm {
+            Norm::Linf => point.push(2.0 * stream.uniform() - 1.0),
+            Norm::L2 | Norm::L1 => point.extend(stream.normals()),
+        }
+    }
+    point.truncate(dimension);
+    let length = match norm {
+        Norm::Linf => point.iter().fold(0.0f64, |most, v| most.max(v.abs())),
+        Norm::L2 => point.iter().map(|v| v * v).sum::<f64>().sqrt(),
+        Norm::L1 => point.iter().map(|v| v.abs()).sum(),
+    };
+    scaled(point, 1.0 / length)
+}
+
 fn scaled(mut point: Vec<f64>, factor: f64) -> Vec<f64> {
     // Zero or infinite only if every draw was zero: the centre is then as good a point as any.
     let factor = if factor.is_finite() { factor } else { 0.0 };

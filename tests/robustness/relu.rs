@@ -1,0 +1,177 @@
+//! Attacks against a small ReLU network whose robustness is known exactly.
+//!
+//! On a polytope a piecewise linear function has its maximum at a vertex of the arrangement that its kinks cut the polytope
+//! into. The kinks of a network with one hidden layer are one hyperplane per neuron, whatever the activation pattern, so
+//! trying every intersection of d hyperplanes (kinks, faces of ball and box) finds the largest margin over all patterns.
+
+use gauntlet::protocol::*;
+use gauntlet::robustness::engine::Images;
+use gauntlet::robustness::rng::Stream;
+use tch::Tensor;
+
+use crate::support::*;
+
+const DIMENSION: usize = 4;
+const HIDDEN: usize = 6;
+const CLASSES: usize = 4;
+
+struct Net {
+    first: Vec<[f64; DIMENSION]>,
+    bias: Vec<f64>,
+    second: Vec<[f64; HIDDEN]>,
+}
+
+impl Net {
+    fn new(key: u32) -> Self {
+        let mut stream = Stream::new(3, 0, 0, key);
+        // Weights that float32 holds exactly.
+        let mut draw = |scale: f64| (stream.normals()[0] * scale * 256.0).round() / 256.0;
+        Self {
+            first: (0..HIDDEN).map(|_| std::array::from_fn(|_| draw(2.0))).collect(),
+            bias: (0..HIDDEN).map(|_| draw(0.7)).collect(),
+            second: (0..CLASSES).map(|_| std::array::from_fn(|_| draw(1.0))).collect(),
+        }
+    }
+
+    fn logits(&self, x: &[f64; DIMENSION]) -> Vec<f64> {
+        let neuron = |i: usize| (dot(&self.first[i], x) + self.bias[i]).max(0.0);
+        let hidden: [f64; HIDDEN] = std::array::from_fn(neuron);
+        self.second.iter().map(|row| dot(row, &hidden)).collect()
+    }
+
+    /// Largest wrong logit minus the label's.
+    fn margin(&self, x: &[f64; DIMENSION], label: usize) -> f64 {
+        let logits = self.logits(x);
+        let wrong = (0..CLASSES).filter(|class| *class != label).map(|class| logits[class]);
+        wrong.fold(f64::NEG_INFINITY, f64::max) - logits[label]
+    }
+
+    fn model(&self) -> Model<impl Fn(&Tensor) -> Tensor> {
+        let matrix = |rows: &[&[f64]]| {
+            let values: Vec<f32> = rows.iter().flat_map(|row| row.iter().map(|v| *v as f32)).collect();
+            Tensor::from_slice(&values).view([rows.len() as i64, -1])
+        };
+        let first = matrix(&self.first.iter().map(|row| &row[..]).collect::<Vec<_>>());
+        let second = matrix(&self.second.iter().map(|row| &row[..]).collect::<Vec<_>>());
+        let bias = matrix(&[&self.bias]).view([-1]);
+        let logits = move |images: &Tensor| {
+            images.flatten(1, -1).linear(&first, Some(&bias)).relu().linear(&second, None::<&Tensor>)
+        };
+        Model { spec: spec([1, 2, 2], CLASSES as u32), logits }
+    }
+
+    /// The largest margin over ball ∩ box.
+    fn worst(&self, x: &[f64; DIMENSION], label: usize, norm: Norm, epsilon: f64) -> f64 {
+        // Each plane is (normal, value): normal·p = value.
+        let mut planes: Vec<([f64; DIMENSION], f64)> =
+            self.first.iter().zip(&self.bias).map(|(w, b)| (*w, -b)).collect();
+        let unit = |i: usize| std::array::from_fn(|j| f64::from(u8::from(i == j)));
+        for i in 0..DIMENSION {
+            let mut values = vec![0.0, 1.0];
+            if norm == Norm::Linf {
+                values.extend([x[i] - epsilon, x[i] + epsilon]);
+            }
+            planes.extend(values.into_iter().map(|value| (unit(i), value)));
+        }
+        if norm == Norm::L1 {
+            for signs in 0..1u32 << DIMENSION {
+                let normal = std::array::from_fn(|i| if signs >> i & 1 == 1 { 1.0 } else { -1.0 });
+                planes.push((normal, epsilon + dot(&normal, x)));
+            }
+        }
+        let admissible = |p: &[f64; DIMENSION]| {
+            let delta: Vec<f64> = p.iter().zip(x).map(|(p, x)| (p - x).abs()).collect();
+            let size = match norm {
+                Norm::L1 => delta.iter().sum(),
+                _ => delta.iter().fold(0.0f64, |most, d| most.max(*d)),
+            };
+            size <= epsilon + 1e-9 && p.iter().all(|v| (-1e-9..=1.0 + 1e-9).contains(v))
+        };
+        let mut worst = self.margin(x, label);
+        let count = planes.len();
+        for a in 0..count {
+            for b in a + 1..count {
+                for c in b + 1..count {
+                    for d in c + 1..count {
+                        if let Some(p) = meet([planes[a], planes[b], planes[c], planes[d]])
+                            && admissible(&p)
+                        {
+                            worst = worst.max(self.margin(&p, label));
+                        }
+                    }
+                }
+            }
+        }
+        worst
+    }
+}
+
+fn dot<const N: usize>(a: &[f64; N], b: &[f64; N]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// The point on four hyperplanes, by elimination.
+fn meet(planes: [([f64; DIMENSION], f64); DIMENSION]) -> Option<[f64; DIMENSION]> {
+    let mut rows = planes;
+    for column in 0..DIMENSION {
+        let pivot = (column..DIMENSION).max_by(|i, j| rows[*i].0[column].abs().total_cmp(&rows[*j].0[column].abs()))?;
+        rows.swap(column, pivot);
+        let (normal, value) = rows[column];
+        if normal[column].abs() < 1e-9 {
+            return None;
+        }
+        for row in (0..DIMENSION).filter(|row| *row != column) {
+            let factor = rows[row].0[column] / normal[column];
+            for i in 0..DIMENSION {
+                rows[row].0[i] -= factor * normal[i];
+            }
+            rows[row].1 -= factor * value;
+        }
+    }
+    Some(std::array::from_fn(|i| rows[i].1 / rows[i].0[i]))
+}
+
+#[test]
+fn no_attack_goes_below_exact_robustness_and_the_cascade_reaches_it() {
+    let per_net = 20;
+    for (norm, epsilon) in [(Norm::Linf, 0.1), (Norm::L1, 0.25)] {
+        let (mut breakable, mut standing, mut missed) = (0, 0, 0);
+        for key in 0..4 {
+            let net = Net::new(key);
+            let model = net.model();
+            let images: Images = images(&model, per_net, 0);
+            let each: Vec<[f64; DIMENSION]> = images
+                .pixels
+                .as_chunks::<DIMENSION>()
+                .0
+                .iter()
+                .map(|pixels| pixels.map(|v| f64::from(f32::from(v) / 255.0)))
+                .collect();
+            let exact: Vec<f64> = each
+                .iter()
+                .zip(&images.labels)
+                .map(|(x, label)| net.worst(x, *label as usize, norm, epsilon))
+                .collect();
+            let stages = autoattacks(100, 400, 1, 1);
+            for stage in &stages {
+                for (image, outcome) in
+                    attack(&model, &images, &conditions(norm, &[epsilon], true, stage)).iter().enumerate()
+                {
+                    let possible = outcome.verdict.robust || exact[image] > -1e-5;
+                    assert!(possible, "{} {norm}: image {image} at {}", stage.name(), exact[image]);
+                }
+            }
+            let outcomes = attack(&model, &images, &conditions(norm, &[epsilon], true, &cascade(&stages)));
+            for (outcome, exact) in outcomes.iter().zip(&exact) {
+                // Closer to the boundary than this, float32 decides.
+                if exact.abs() > 1e-4 {
+                    breakable += u32::from(*exact > 0.0);
+                    standing += u32::from(*exact < 0.0);
+                    missed += u32::from(*exact > 0.0 && outcome.verdict.robust);
+                }
+            }
+        }
+        assert!(breakable >= 15 && standing >= 15, "{norm}: {breakable} and {standing} have something to show");
+        assert_eq!(missed, 0, "{norm}: of {breakable} breakable images");
+    }
+}
