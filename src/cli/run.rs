@@ -14,7 +14,7 @@ use super::dataset::Reading;
 use super::hash::hash_file;
 use super::show::{self, Format};
 use crate::config::Settings;
-use crate::dataset::{Batch, Catalogue, Manifest, Preset, Shape, Source, SourceOptions};
+use crate::dataset::{Batch, Catalogue, Manifest, Preset, Shape, Source, SourceOptions, published_cells};
 use crate::protocol::report::{Diagnostics, Table, Tally, columns, cpu_time, row};
 use crate::protocol::{
     Condition, Finding, Format as ModelFormat, ModelSpec, NumericProfile, Pictures, Preprocessing, Protocol, Scene,
@@ -182,7 +182,16 @@ impl Images {
     async fn open(arguments: &RunArguments, settings: &Settings) -> anyhow::Result<Self> {
         let path = PathBuf::from(&arguments.dataset);
         if path.exists() {
-            let options = SourceOptions::from(arguments.reading.clone());
+            let mut options = SourceOptions::from(arguments.reading.clone());
+            let mut cells = published_cells(&path, &options)?;
+            if cells.len() > 1 {
+                let dataset = &arguments.dataset;
+                bail!(
+                    "{dataset} holds {} published corruptions; import it, or name one severity's folder",
+                    cells.len()
+                );
+            }
+            options = cells.pop().map_or(options, |cell| cell.options);
             let source = tokio::task::spawn_blocking(move || Source::open(&path, &options)).await??;
             return Ok(Self::Read(Arc::new(source)));
         }

@@ -12,6 +12,7 @@ mod geometry;
 mod hash;
 mod import;
 mod manifest;
+mod published;
 pub mod resample;
 mod source;
 
@@ -21,4 +22,5 @@ pub use error::DatasetError;
 pub use geometry::{Geometry, Resize};
 pub use hash::ContentHash;
 pub use manifest::{Importer, Manifest, Origin, OriginFile, Preset};
+pub use published::{PublishedCell, published_cells};
 pub use source::{Channels, Progress, Source, SourceOptions, Split};

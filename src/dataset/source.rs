@@ -10,7 +10,7 @@ use super::geometry::Picture;
 use super::hash::Hasher;
 use super::import::{self, Found};
 use super::{Batch, ContentHash, DatasetError, Geometry, Importer, Origin, OriginFile, Preset, Resize, Shape};
-use crate::protocol::ModelSpec;
+use crate::protocol::{ModelSpec, Severity};
 
 /// How to read a source. The default reads what is there, as it is.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +25,8 @@ pub struct SourceOptions {
     /// Converts every image; an image folder otherwise becomes grey if all its images are, else RGB.
     pub channels: Option<Channels>,
     pub geometry: Geometry,
+    /// Of arrays that hold five severities one after the other, as CIFAR-10-C's do: the part of this one.
+    pub fifth: Option<Severity>,
 }
 
 /// A part of a published dataset.
@@ -75,7 +77,12 @@ impl Source {
     /// Recognises the format at `path`, a file or a folder, and reads what is needed to know every image's shape and label.
     pub fn open(path: &Path, options: &SourceOptions) -> Result<Self, DatasetError> {
         check_options(options)?;
-        Self::from_found(path, import::find(path, options)?, options)
+        let found = import::find(path, options)?;
+        let found = match options.fifth {
+            None => found,
+            Some(severity) => found.fifth(severity).map_err(|problem| DatasetError::file(path, problem))?,
+        };
+        Self::from_found(path, found, options)
     }
 
     /// Arrays of a program: pixels [n, channels, height, width] and n labels below `classes`.

@@ -362,7 +362,7 @@ mod tests {
     fn stages(protocol: &Protocol) -> Vec<Attack> {
         match &protocol.conditions(Some("mnist")).unwrap().last().unwrap().kind {
             ConditionKind::Attack(condition) => condition.attack.stages().into_iter().cloned().collect(),
-            ConditionKind::Clean => Vec::new(),
+            ConditionKind::Clean | ConditionKind::Corruption(_) => Vec::new(),
         }
     }
 

@@ -1,7 +1,9 @@
 //! Measurements, each as a ratio to something measured in the same run.
 
+pub mod corruptions;
 pub mod poll;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -15,6 +17,23 @@ use super::show;
 pub enum BenchCommand {
     /// `GET /v1/evaluations/{id}` at a constant rate against `/healthz` of the same server.
     Poll(PollArguments),
+    /// Every corruption and severity on one thread against the Python package imagecorruptions-imaug.
+    Corruptions(CorruptionArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct CorruptionArguments {
+    /// A PNG or JPEG file [default: a picture of 224 pixels that this program carries].
+    #[arg(long)]
+    picture: Option<PathBuf>,
+    /// A Python with the packages that tools/bench/corruptions.py names.
+    #[arg(long, default_value = "python3")]
+    python: PathBuf,
+    /// Milliseconds spent on each cell, on each side and turn.
+    #[arg(long, default_value_t = 150)]
+    milliseconds: u64,
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -34,23 +53,36 @@ pub struct PollArguments {
     json: bool,
 }
 
-pub async fn run(BenchCommand::Poll(arguments): BenchCommand) -> anyhow::Result<()> {
+pub async fn run(command: BenchCommand) -> anyhow::Result<()> {
+    match command {
+        BenchCommand::Poll(arguments) => poll(arguments).await,
+        BenchCommand::Corruptions(CorruptionArguments { picture, python, milliseconds, json }) => {
+            let budget = Duration::from_millis(milliseconds);
+            print(&corruptions::run(&corruptions::CorruptionOptions { picture, python, budget })?, json)
+        }
+    }
+}
+
+async fn poll(arguments: PollArguments) -> anyhow::Result<()> {
     let options = poll::PollOptions {
         server: arguments.server.trim_end_matches('/').to_owned(),
         evaluation: arguments.evaluation,
         rate: arguments.rate,
         duration: Duration::from_secs(arguments.seconds),
     };
-    let report = poll::run(&options).await?;
-    if arguments.json {
-        return show::print_json(&report);
+    print(&poll::run(&options).await?, arguments.json)
+}
+
+fn print(report: &Report, json: bool) -> anyhow::Result<()> {
+    if json {
+        return show::print_json(report);
     }
     let mut grid = show::grid(["", "value", "", "rival", "ratio"]);
     for cell in &report.cells {
         let number = |value: f64| format!("{value:.3}");
         grid.add_row([cell.id.clone(), number(cell.value), cell.unit.into(), number(cell.rival), number(cell.ratio)]);
     }
-    println!("{grid}");
+    println!("{grid}\n{}", serde_json::to_string(&report.summary)?);
     Ok(())
 }
 
@@ -70,12 +102,17 @@ pub struct Cell {
     pub unit: &'static str,
     /// The same quantity of what it is compared with.
     pub rival: f64,
-    /// `value` / `rival`
+    /// `value` / `rival`, or the other way round where it says how much faster this is.
     pub ratio: f64,
 }
 
 impl Cell {
     pub fn new(id: impl Into<String>, value: f64, unit: &'static str, rival: f64) -> Self {
         Self { id: id.into(), value, unit, rival, ratio: value / rival }
+    }
+
+    /// The same of a time, with how many times faster it is than the rival's as ratio.
+    pub fn speedup(id: impl Into<String>, value: f64, unit: &'static str, rival: f64) -> Self {
+        Self { ratio: rival / value, ..Self::new(id, value, unit, rival) }
     }
 }

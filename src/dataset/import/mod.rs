@@ -14,8 +14,11 @@ mod synsets;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::geometry::Picture;
 use super::source::{Images, SourceOptions};
 use super::{DatasetError, Importer, Preset, Shape};
+
+use crate::protocol::Severity;
 
 pub(crate) use array::ArrayImages;
 
@@ -32,6 +35,32 @@ pub(crate) struct Found {
     pub class_names: Option<Vec<String>>,
     pub preset: Option<Preset>,
     pub files: Files,
+}
+
+impl Found {
+    /// The images of one severity, of five that lie one after the other.
+    pub fn fifth(mut self, severity: Severity) -> Result<Self, String> {
+        let images = self.labels.len();
+        if images == 0 || !images.is_multiple_of(5) {
+            return Err(format!("holds {images} images, which are not five severities of equally many"));
+        }
+        let (part, before) = (images / 5, usize::from(severity.get()) - 1);
+        self.labels = self.labels[before * part..(before + 1) * part].to_vec();
+        self.images = Box::new(Shifted { first: before * part, images: self.images });
+        Ok(self)
+    }
+}
+
+/// Images from some index on.
+struct Shifted {
+    first: usize,
+    images: Box<dyn Images>,
+}
+
+impl Images for Shifted {
+    fn image(&self, index: usize) -> Result<Picture, DatasetError> {
+        self.images.image(self.first + index)
+    }
 }
 
 /// The original files.
