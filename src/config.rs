@@ -17,8 +17,8 @@ use crate::store::Quotas;
 pub struct Settings {
     /// Where everything lives that has no place of its own: artifacts and the embedded database.
     pub data_dir: PathBuf,
-    /// Models, datasets, verdicts, witnesses; `<data_dir>/artifacts` when unset.
-    pub artifacts: Option<PathBuf>,
+    /// Models, datasets, verdicts, witnesses: a directory or `s3://bucket/prefix`; `<data_dir>/artifacts` when unset.
+    pub artifacts: Option<String>,
     /// Postgres; unset: the embedded cluster in `data_dir`. `DATABASE_URL` is read too.
     pub database_url: Option<String>,
     /// Folder with `postgres`, `initdb` and `pg_ctl` for the embedded cluster; unset: found on the system.
@@ -144,8 +144,9 @@ impl Settings {
         settings.extract().context("the configuration is not valid")
     }
 
-    pub fn artifacts_dir(&self) -> PathBuf {
-        self.artifacts.clone().unwrap_or_else(|| self.data_dir.join("artifacts"))
+    /// Where artifacts are: a directory or a URL.
+    pub fn artifacts_location(&self) -> String {
+        self.artifacts.clone().unwrap_or_else(|| self.data_dir.join("artifacts").to_string_lossy().into_owned())
     }
 
     /// Memory of one evaluator when `sharing` of them run side by side.

@@ -50,7 +50,7 @@ pub fn quiet_telemetry(settings: &Settings) -> anyhow::Result<Telemetry> {
 }
 
 pub fn artifacts(settings: &Settings) -> anyhow::Result<Artifacts> {
-    Ok(Artifacts::local(&settings.artifacts_dir())?)
+    Ok(Artifacts::open(&settings.artifacts_location(), &settings.data_dir.join("cache"))?)
 }
 
 /// The frost pictures of this installation, kept in the artifact store where workers and evaluators get them from: the

@@ -3,14 +3,17 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
+use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart};
+use object_store::prefix::PrefixStore;
+use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig, WriteMultipart};
 use sha2::{Digest, Sha256};
+use tokio::io::AsyncWriteExt;
 use uuid::Uuid;
 
 /// A failure of the artifact store or of the stream being stored.
@@ -22,6 +25,10 @@ pub enum ArtifactError {
     Directory(PathBuf, std::io::Error),
     #[error("the upload broke off: {0}")]
     Upload(String),
+    #[error("{0:?} is no place for artifacts: give a directory, or s3://bucket or s3://bucket/prefix")]
+    Location(String),
+    #[error("model {sha256} is damaged in the artifact store: its bytes have the hash {found}")]
+    Damaged { sha256: String, found: String },
     #[error("larger than the limit of {limit} bytes")]
     TooLarge { limit: u64 },
 }
@@ -30,7 +37,9 @@ pub enum ArtifactError {
 #[derive(Clone)]
 pub struct Artifacts {
     store: Arc<dyn ObjectStore>,
+    /// The directory itself, or where a remote store's models are kept while they are used.
     root: PathBuf,
+    remote: bool,
 }
 
 /// The volume that artifacts lie on.
@@ -51,14 +60,66 @@ pub struct Uploaded {
 }
 
 const PART_BYTES: usize = 8 << 20;
+/// S3 copies no object larger than this by itself.
+const LARGEST_COPY: u64 = 5 << 30;
+/// Models of a remote store that stay on this machine after use.
+const KEPT_MODELS: usize = 16;
 
 impl Artifacts {
+    /// Opens a directory, or a bucket by URL: `s3://bucket/prefix`, with keys, region and endpoint from the usual `AWS_…`
+    /// variables. `cache` is where models of a bucket are kept while they are used. Whether the bucket answers, and to
+    /// these keys, only [`check`](Self::check) tells.
+    pub fn open(location: &str, cache: &Path) -> Result<Self, ArtifactError> {
+        match location.split_once("://") {
+            None => Self::local(Path::new(location)),
+            Some(("s3", rest)) => {
+                let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+                if bucket.is_empty() {
+                    return Err(ArtifactError::Location(location.into()));
+                }
+                Self::s3(bucket, prefix, std::env::vars(), cache)
+            }
+            Some(_) => Err(ArtifactError::Location(location.into())),
+        }
+    }
+
+    /// Opens a bucket; of `variables` those count that are named like AWS's own, such as `AWS_ACCESS_KEY_ID`,
+    /// `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL` and `AWS_ALLOW_HTTP`.
+    pub fn s3(
+        bucket: &str,
+        prefix: &str,
+        variables: impl IntoIterator<Item = (String, String)>,
+        cache: &Path,
+    ) -> Result<Self, ArtifactError> {
+        // No limit on a whole transfer, which may be of gigabytes, but on silence.
+        let client = ClientOptions::new()
+            .with_timeout_disabled()
+            .with_connect_timeout(Duration::from_secs(5))
+            .with_read_timeout(Duration::from_secs(30));
+        let retry = RetryConfig { max_retries: 4, retry_timeout: Duration::from_secs(60), ..RetryConfig::default() };
+        let mut builder = AmazonS3Builder::new().with_client_options(client).with_retry(retry);
+        for (name, value) in variables.into_iter().filter(|(name, _)| name.starts_with("AWS_")) {
+            if let Ok(key) = name.to_ascii_lowercase().parse() {
+                builder = builder.with_config(key, value);
+            }
+        }
+        let bucket = builder.with_bucket_name(bucket).build()?;
+        let prefix = prefix.trim_matches('/');
+        let store: Arc<dyn ObjectStore> =
+            if prefix.is_empty() { Arc::new(bucket) } else { Arc::new(PrefixStore::new(bucket, prefix)) };
+        for folder in ["models", "uploads"].map(|name| cache.join(name)) {
+            std::fs::create_dir_all(&folder).map_err(|e| ArtifactError::Directory(folder, e))?;
+        }
+        let root = cache.canonicalize().map_err(|e| ArtifactError::Directory(cache.to_owned(), e))?;
+        Ok(Self { store, root, remote: true })
+    }
+
     /// Opens (and if needed makes) a local directory.
     pub fn local(root: &Path) -> Result<Self, ArtifactError> {
         std::fs::create_dir_all(root).map_err(|e| ArtifactError::Directory(root.to_owned(), e))?;
         let root = root.canonicalize().map_err(|e| ArtifactError::Directory(root.to_owned(), e))?;
         let store = LocalFileSystem::new_with_prefix(&root)?.with_fsync(true);
-        Ok(Self { store: Arc::new(store), root })
+        Ok(Self { store: Arc::new(store), root, remote: false })
     }
 
     /// The store itself, for the dataset catalogue.
@@ -101,7 +162,8 @@ impl Artifacts {
         Ok(Uploaded { key, sha256: hex::encode(hasher.finalize()), bytes })
     }
 
-    /// Deletes what is left of uploads that have not grown for `age`; returns how many files that were. Below the object
+    /// Deletes what is left of uploads (to a directory) or fetches (from a bucket, whose own lifecycle rules end uploads) that
+    /// have not grown for `age`; returns how many files that were. Below the object
     /// store, because it hides what is half written.
     pub async fn sweep_uploads(&self, age: Duration) -> Result<usize, ArtifactError> {
         let folder = self.root.join("uploads");
@@ -128,7 +190,31 @@ impl Artifacts {
 
     /// Moves an upload to where models of its hash lie.
     pub async fn keep_model(&self, upload: &Uploaded) -> Result<(), ArtifactError> {
-        Ok(self.store.rename(&upload.key, &Self::model_key(&upload.sha256)).await?)
+        let to = Self::model_key(&upload.sha256);
+        if self.remote && upload.bytes > LARGEST_COPY {
+            self.copy_through(&upload.key, &to).await?;
+            return Ok(self.store.delete(&upload.key).await?);
+        }
+        Ok(self.store.rename(&upload.key, &to).await?)
+    }
+
+    /// Copies an object by way of this process.
+    async fn copy_through(&self, from: &Key, to: &Key) -> Result<(), ArtifactError> {
+        let mut bytes = self.store.get(from).await?.into_stream();
+        let mut writer = WriteMultipart::new_with_chunk_size(self.store.put_multipart(to).await?, PART_BYTES);
+        let copied = async {
+            while let Some(chunk) = bytes.try_next().await? {
+                writer.wait_for_capacity(4).await?;
+                writer.put(chunk);
+            }
+            Ok::<(), object_store::Error>(())
+        };
+        if let Err(error) = copied.await {
+            writer.abort().await.ok();
+            return Err(error.into());
+        }
+        writer.finish().await?;
+        Ok(())
     }
 
     pub async fn discard(&self, upload: &Uploaded) -> Result<(), ArtifactError> {
@@ -145,8 +231,45 @@ impl Artifacts {
     /// A model's bytes as a file that the evaluator child can open.
     pub async fn model_file(&self, sha256: &str) -> Result<PathBuf, ArtifactError> {
         let key = Self::model_key(sha256);
-        self.store.head(&key).await?;
-        Ok(self.root.join(key.as_ref()))
+        let file = self.root.join(key.as_ref());
+        if !self.remote {
+            self.store.head(&key).await?;
+        } else if std::fs::File::open(&file).and_then(|f| f.set_modified(SystemTime::now())).is_err() {
+            self.fetch(&key, sha256, &file).await?;
+        }
+        Ok(file)
+    }
+
+    /// Brings a model here. What arrives must have the hash it is known by; a broken transfer leaves nothing behind.
+    async fn fetch(&self, key: &Key, sha256: &str, file: &Path) -> Result<(), ArtifactError> {
+        let folder = self.root.join("uploads");
+        let failed = |e| ArtifactError::Directory(folder.clone(), e);
+        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        let draft = tempfile::Builder::new().permissions(readable).tempfile_in(&folder).map_err(failed)?;
+        let mut writer = tokio::fs::File::from_std(draft.reopen().map_err(failed)?);
+        let (mut bytes, mut hasher) = (self.store.get(key).await?.into_stream(), Sha256::new());
+        while let Some(chunk) = bytes.try_next().await? {
+            hasher.update(&chunk);
+            writer.write_all(&chunk).await.map_err(failed)?;
+        }
+        writer.flush().await.map_err(failed)?;
+        let found = hex::encode(hasher.finalize());
+        if found != sha256 {
+            return Err(ArtifactError::Damaged { sha256: sha256.into(), found });
+        }
+        draft.persist(file).map_err(|e| failed(e.error))?;
+        self.forget_old_models().map_err(failed)
+    }
+
+    /// Keeps the models used last. One that is open elsewhere stays readable there.
+    fn forget_old_models(&self) -> std::io::Result<()> {
+        let mut kept: Vec<(SystemTime, PathBuf)> = std::fs::read_dir(self.root.join("models"))?
+            .flatten()
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .collect();
+        kept.sort_unstable_by(|a, b| b.cmp(a));
+        kept.iter().skip(KEPT_MODELS).for_each(|(_, path)| drop(std::fs::remove_file(path)));
+        Ok(())
     }
 
     pub async fn put(&self, key: &str, bytes: Vec<u8>) -> Result<(), ArtifactError> {
@@ -165,6 +288,9 @@ impl Artifacts {
 
     /// How full the volume is; `None` where that cannot be known.
     pub fn space(&self) -> Option<Space> {
+        if self.remote {
+            return None;
+        }
         let volume = nix::sys::statvfs::statvfs(&self.root).ok()?;
         let block = volume.fragment_size();
         Some(Space { free: volume.blocks_available() * block, size: volume.blocks() * block })
