@@ -346,6 +346,11 @@ async fn crash_hang_garbage_and_absence_have_different_names() {
     assert!(exit.code() == "evaluator_crashed" && exit.to_string().contains("7"), "{exit}");
     let hang = impostor(&world, "exec sleep 600", Duration::from_millis(300)).await;
     assert_eq!(hang.code(), "no_progress");
+    let path = world.data.path().join("impostor");
+    let wall = Duration::from_millis(300);
+    let lively =
+        ChildOptions { binary: path, device: Device::Cpu, threads: 1, confinement: None, no_progress: patient, wall };
+    assert_eq!(Child::start(&lively, None).await.err().unwrap().code(), "wall_time");
     let garbage = impostor(&world, "head -c 4096 /dev/zero | tr '\\0' 'x' >&3; exec sleep 600", patient).await;
     assert_eq!(garbage.code(), "protocol_violation");
     let absent = ChildOptions {

@@ -6,6 +6,7 @@ pub mod compare;
 pub mod datasets;
 pub mod evaluation;
 pub mod evaluations;
+mod events;
 pub mod evidence;
 mod extract;
 pub mod health;
@@ -68,6 +69,7 @@ fn slow() -> OpenApiRouter<AppState> {
         // The form bounds its parts itself; a model may be larger than any other body.
         .merge(models::uploads().layer(DefaultBodyLimit::disable()))
         .merge(evaluation::waiting_router())
+        .merge(events::router())
         .merge(evidence::router())
         .merge(compare::router())
 }

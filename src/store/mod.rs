@@ -5,6 +5,7 @@
 
 pub mod artifacts;
 pub mod evaluations;
+pub mod events;
 pub mod evidence;
 pub mod frost;
 pub mod idempotency;

@@ -123,7 +123,8 @@ async fn what_interrupted_uploads_left_is_swept_and_what_grows_is_not() {
         let file = std::fs::File::create(folder.join(format!("{}-{name}", Uuid::nil()))).unwrap();
         file.set_modified(SystemTime::now() - age).unwrap();
     }
-    assert_eq!(bench.artifacts.sweep_uploads(day).await.unwrap(), 2);
+    // The server sweeps as well, when it starts: either may come first.
+    bench.artifacts.sweep_uploads(day).await.unwrap();
     let left = bench.files("uploads");
     assert!(left.len() == 1 && left[0].ends_with("growing#1"), "{left:?}");
 }

@@ -6,6 +6,7 @@ mod common;
 mod access;
 mod contract;
 mod evaluations;
+mod events;
 mod idempotency;
 mod models;
 mod problems;
