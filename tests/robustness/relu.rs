@@ -152,7 +152,7 @@ fn no_attack_goes_below_exact_robustness_and_the_cascade_reaches_it() {
                 .zip(&images.labels)
                 .map(|(x, label)| net.worst(x, *label as usize, norm, epsilon))
                 .collect();
-            let stages = autoattacks(100, 400, 1, 1);
+            let stages = autoattacks(100, 1000, 5, 1);
             for stage in &stages {
                 for (image, outcome) in
                     attack(&model, &images, &conditions(norm, &[epsilon], true, stage)).iter().enumerate()
