@@ -156,9 +156,9 @@ fn stages_of_different_losses_see_their_own() {
     stages.extend(autoattacks(3, 5, 1, 1));
     let condition = conditions(Norm::L2, &[0.15], true, &cascade(&stages));
     let together = attack_with(&model, &images, &condition, VerdictRule::OneForward, 16);
-    for row in 0..48 {
+    for (row, outcome) in together.iter().enumerate() {
         let alone = attack_with(&model, &part(&images, &[row]), &condition, VerdictRule::OneForward, 16);
-        assert_eq!(alone[0], together[row]);
+        assert_eq!(alone[0], *outcome);
     }
     let stages: std::collections::HashSet<String> =
         together.iter().filter_map(|outcome| outcome.verdict.stage.as_ref()).map(|stage| stage.to_string()).collect();

@@ -62,7 +62,7 @@ fn is_broken(w: &[f64], pixels: &[u8], threshold: f64, scale: f64, norm: Norm, e
 fn case(number: u32) -> (Vec<f64>, Vec<u8>, Vec<f64>, f64) {
     let mut stream = Stream::new(0, 0, number, 0);
     let w: Vec<f64> = (0..DIMENSION).map(|_| stream.normals()[0]).collect();
-    let mut draw = |i: usize| if i % 2 == 0 { stream.below(256) as u8 } else { 255 * (stream.below(2) as u8) };
+    let mut draw = |i: usize| if i.is_multiple_of(2) { stream.below(256) as u8 } else { 255 * (stream.below(2) as u8) };
     let pixels: Vec<u8> = (0..DIMENSION).map(&mut draw).collect();
     let x: Vec<f64> = pixels.iter().map(|v| f64::from(f32::from(*v) / 255.0)).collect();
     let score = w.iter().zip(&x).map(|(w, x)| w * x).sum();

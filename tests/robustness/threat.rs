@@ -193,7 +193,7 @@ fn hyperplane_projections_are_the_shortest_way() {
         let d = 12i64;
         let point = uniform(&[1, d], -0.3, 1.3, key).clamp(0.0, 1.0).to_kind(Kind::Double);
         let w = uniform(&[1, d], -1.0, 1.0, key + 100).to_kind(Kind::Double);
-        let [x, weights] = [&point, &w].map(|tensor| to_vec(tensor));
+        let [x, weights] = [&point, &w].map(to_vec);
         for offset in [-2.5, -0.4, 0.1, 1.0, 50.0] {
             let room: Vec<f64> =
                 x.iter().zip(&weights).map(|(x, w)| if -offset * w > 0.0 { 1.0 - x } else { *x }).collect();
