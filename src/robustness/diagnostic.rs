@@ -40,6 +40,12 @@ pub fn findings(conditions: &[&Condition], outcomes: &[Outcome]) -> Vec<Finding>
              count as robust.",
             |notes| notes.unconfirmed,
         );
+        note(
+            "undefined_logits",
+            "Some examined images gave logits that are infinite or not numbers; such an image counts as what argmax makes \
+             of them, which is no answer of the model's.",
+            |notes| notes.undefined_logits,
+        );
     }
     findings
 }

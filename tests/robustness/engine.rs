@@ -217,6 +217,20 @@ fn targets_are_the_classes_they_are_named_after() {
 }
 
 #[test]
+fn logits_that_are_no_numbers_are_noted() {
+    // 0/0 for the second class of black images; otherwise the first class wins.
+    let logits = |images: &Tensor| {
+        let mean = images.flatten(1, -1).mean_dim(1, true, Kind::Float);
+        Tensor::cat(&[mean.ones_like(), &mean / &mean - 1.0], 1)
+    };
+    let model = Model { spec: spec([1, 2, 2], 2), logits };
+    let images = Images { indices: vec![1, 2], pixels: [[0; 4], [100; 4]].concat(), labels: vec![0, 0] };
+    let outcomes = attack(&model, &images, &[clean()]);
+    let seen = |outcome: &Outcome| (outcome.notes.undefined_logits, outcome.verdict.robust);
+    assert_eq!(outcomes.iter().map(seen).collect::<Vec<_>>(), [(1, false), (0, true)]);
+}
+
+#[test]
 fn a_candidate_that_the_examination_does_not_confirm_leaves_the_image_robust() {
     // Wrong whenever gradients are wanted, right otherwise: what search sees is not what the verdict sees.
     let logits = |images: &Tensor| {

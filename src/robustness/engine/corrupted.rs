@@ -154,7 +154,7 @@ impl<'a, 'r> Pipeline<'a, 'r> {
                 backwards: 0,
             },
             witness: None,
-            notes: Notes::default(),
+            notes: Notes { undefined_logits: finding.undefined.into(), ..Notes::default() },
         };
         Ok(chunk.iter().zip(findings).map(outcome).collect())
     }

@@ -196,6 +196,7 @@ impl<'a, 'r> Driver<'a, 'r> {
             for (row, (image, finding)) in chunk.iter().zip(findings).enumerate() {
                 let job = Job { image: *image, rung: 0, stage: 0, run: 0 };
                 self.charge(job, draws, 0);
+                self.accounts[*image][0].notes.undefined_logits += u32::from(finding.undefined);
                 if finding.broken || !only_broken {
                     self.settle(job, None, &finding, &clean.get(row as i64));
                 }
@@ -381,6 +382,7 @@ impl<'a, 'r> Driver<'a, 'r> {
         for (candidate, finding) in candidates.iter().zip(findings) {
             let job = candidate.job;
             self.charge(job, draws, 0);
+            self.accounts[job.image][job.rung].notes.undefined_logits += u32::from(finding.undefined);
             if candidate.claimed && !finding.broken && !self.stochastic() {
                 self.accounts[job.image][job.rung].notes.unconfirmed += 1;
             }

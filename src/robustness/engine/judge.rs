@@ -13,6 +13,9 @@ pub struct Finding {
     pub predicted: u32,
     /// Misclassified by the rule, inside the budget, every pixel in [0,1].
     pub broken: bool,
+    /// Some fresh forward gave a logit that is no finite number. The class is then libtorch's argmax, to which NaN is the
+    /// largest of all numbers.
+    pub undefined: bool,
     pub size: Size,
 }
 
@@ -36,6 +39,8 @@ pub fn examine(
 ) -> Result<Vec<Finding>, ModelError> {
     let logits = kernel.logits(&images.repeat_interleave_self_int(i64::from(draws), 0, None))?;
     let votes = Vec::<i64>::try_from(logits.argmax(1, false).to_device(tch::Device::Cpu)).expect("a row of classes");
+    let undefined = logits.isfinite().logical_not().any_dim(1, false);
+    let undefined = Vec::<bool>::try_from(undefined.to_device(tch::Device::Cpu)).expect("a bool row");
     let sizes = measure(images, clean);
     let pixels = flat(images);
     // A NaN makes both comparisons false.
@@ -43,7 +48,8 @@ pub fn examine(
     let inside = Vec::<bool>::try_from(inside.to_device(tch::Device::Cpu)).expect("a bool row");
     Ok((0..labels.len())
         .map(|row| {
-            let votes = &votes[row * draws as usize..(row + 1) * draws as usize];
+            let drawn = row * draws as usize..(row + 1) * draws as usize;
+            let votes = &votes[drawn.clone()];
             let label = labels[row];
             let wrong: Vec<u32> = votes.iter().map(|vote| *vote as u32).filter(|vote| *vote != label).collect();
             let misclassified = 2 * wrong.len() > votes.len();
@@ -51,6 +57,7 @@ pub fn examine(
             Finding {
                 predicted: if misclassified { most_frequent(&wrong) } else { label },
                 broken: misclassified && admitted && inside[row],
+                undefined: undefined[drawn].contains(&true),
                 size: sizes[row],
             }
         })

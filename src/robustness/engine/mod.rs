@@ -73,6 +73,8 @@ pub struct Notes {
     pub zero_gradients: u32,
     /// Examples that the search took for a success and that the examination did not confirm.
     pub unconfirmed: u32,
+    /// Examinations in which some logit was no finite number.
+    pub undefined_logits: u32,
 }
 
 /// How far a run is.
