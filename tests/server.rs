@@ -60,7 +60,8 @@ async fn a_killed_server_comes_back_with_its_data_and_stops_cleanly_when_asked()
     ready(&client, &address, &mut server).await;
     let protocol = serde_json::json!({"name": "mine", "clean": {}});
     let url = format!("http://{address}/v1/protocols");
-    assert_eq!(client.post(&url).json(&protocol).send().await.unwrap().status(), 201);
+    let created = client.post(&url).json(&protocol).send().await.unwrap();
+    assert_eq!(created.status(), 201, "{}", created.text().await.unwrap());
     server.kill().unwrap();
     server.wait().unwrap();
 

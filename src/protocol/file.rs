@@ -312,7 +312,7 @@ mod tests {
         let json = |p: &Protocol, images| serde_json::to_value(&p.conditions_for(&scene(images)).unwrap()[43]).unwrap();
         assert_eq!(c.conditions_for(&scene([3, 224, 224])).unwrap().len(), 76);
         let frost = serde_json::json!({"id": "frost-3", "kind": "corruption", "type": "frost", "severity": 3, "table": "299",
-            "mode": "in-memory", "pictures": "procedural", "labels": ["frost-proc"]});
+            "mode": "in-memory", "pictures": "procedural", "labels": ["other-dataset", "frost-proc"]});
         assert_eq!(json(&c, [3, 299, 299]), frost);
         let grey = json(&c, [1, 32, 32]);
         assert_eq!(

@@ -165,6 +165,7 @@ pub fn unofficial(table: &Table) -> Vec<String> {
             "unofficial-size",
             "grey images, or not of the size that their parameters are meant for",
         ),
+        (Label::OtherDataset, "other-dataset", "their parameters were published for another dataset"),
         (Label::FrostProc, "frost-proc", "frost computed for want of the published pictures"),
         (Label::FrostCustom, "frost-custom", "frost from other than the published pictures"),
     ];

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::condition::{AttackCondition, Condition, ConditionKind};
 use super::corruption::Corruptions;
-use super::corruption::figures;
+use super::corruption::{even, figures};
 use super::file::Aggregate;
 use super::finding::Finding;
 use super::stats::{mean_sd, wilson95};
@@ -230,7 +230,9 @@ pub fn columns(rows: &[Row], aggregate: Aggregate) -> Columns {
         ..Columns::default()
     };
     match aggregate {
-        Aggregate::Vonenet => vonenet(parts),
+        // Means over different images would be means of nothing.
+        Aggregate::Vonenet if even(rows) => vonenet(parts),
+        Aggregate::Vonenet => parts,
         Aggregate::None | Aggregate::ImagenetC | Aggregate::Cifar10C => parts,
     }
 }

@@ -109,6 +109,18 @@ fn one(condition: &Condition, spec: &ModelSpec, verdict: &Verdict) -> Result<(),
         let clean = unchanged && verdict.stage.as_ref().is_none_or(|s| *s == Stage::Clean);
         return if clean { Ok(()) } else { Err("a clean image was changed".into()) };
     };
+    if !possible(spec, verdict) {
+        return Err("a perturbation of impossible size".into());
+    }
+    let by_it = |stage: &Stage| match stage {
+        Stage::Clean => verdict.linf == 0.0,
+        Stage::Ladder => !attack.independent,
+        Stage::Attack(name) => attack.attack.stages().iter().any(|stage| stage.name() == name),
+        Stage::Corruption => false,
+    };
+    if !verdict.stage.as_ref().is_none_or(by_it) {
+        return Err(format!("broken by {:?}, which is no part of the condition", verdict.stage));
+    }
     let size = match attack.threat.norm {
         crate::protocol::Norm::Linf => verdict.linf,
         crate::protocol::Norm::L2 => verdict.l2,
@@ -122,10 +134,14 @@ fn corrupted(spec: &ModelSpec, verdict: &Verdict) -> Result<(), String> {
     if verdict.stage.as_ref().is_some_and(|stage| *stage != Stage::Corruption) {
         return Err("a corruption was not what broke it".into());
     }
+    if possible(spec, verdict) { Ok(()) } else { Err("a corrupted image of impossible distance".into()) }
+}
+
+/// Whether two images in [0,1] can be as far apart as the verdict says.
+fn possible(spec: &ModelSpec, verdict: &Verdict) -> bool {
     let pixels = spec.input.iter().map(|&side| f64::from(side)).product::<f64>();
     let within = |size: f64, most: f64| (0.0..=most * (1.0 + 1e-9)).contains(&size);
-    let possible = within(verdict.linf, 1.0) && within(verdict.l2, pixels.sqrt()) && within(verdict.l1, pixels);
-    if possible { Ok(()) } else { Err("a corrupted image of impossible distance".into()) }
+    within(verdict.linf, 1.0) && within(verdict.l2, pixels.sqrt()) && within(verdict.l1, pixels)
 }
 
 #[cfg(test)]
@@ -191,7 +207,7 @@ mod tests {
     fn an_honest_answer_passes_and_every_kind_of_lie_is_named() {
         Honest::new().check().unwrap();
         type Lie = (&'static str, fn(&mut Honest));
-        let lies: [Lie; 15] = [
+        let lies: [Lie; 18] = [
             ("a condition is missing", |h| drop(h.verdicts.pop())),
             ("an image is missing", |h| drop(h.verdicts[0].pop())),
             ("images swapped", |h| h.verdicts[1].swap(0, 1)),
@@ -199,6 +215,11 @@ mod tests {
             ("a class that does not exist", |h| h.verdicts[1][0].predicted = 3),
             ("robust, though misclassified", |h| h.verdicts[1][0].robust = true),
             ("broken by nothing", |h| h.verdicts[1][0].stage = None),
+            ("broken by an attack that is not the condition's", |h| {
+                h.verdicts[1][0].stage = Some(Stage::Attack("x".into()))
+            }),
+            ("broken clean, yet moved", |h| h.verdicts[1][0].stage = Some(Stage::Clean)),
+            ("robust at an impossible distance", |h| h.verdicts[1][1].l2 = f64::INFINITY),
             ("outside the budget", |h| h.verdicts[1][0].linf = 0.2501),
             ("a clean image moved", |h| h.verdicts[0][0].linf = 0.1),
             ("a witness for a robust image", |h| h.witnesses[0].image = 8),

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use block::{CorruptionBlock, OneOrMany, TableChoice};
-pub(super) use summary::figures;
 pub use summary::{Corruptions, GroupMean, TypeMean};
+pub(super) use summary::{even, figures};
 pub use vocabulary::{Corruption, Group, NoSuchSeverity, Severity, Table};
 
 /// One corruption at one severity, every parameter resolved.
@@ -58,6 +58,8 @@ pub enum Pictures {
 pub enum Label {
     /// Grey images, or not of the size that the table was published for.
     UnofficialSize,
+    /// The table was published for another dataset: ImageNet (224, 299) or CIFAR (32).
+    OtherDataset,
     /// Frost from the procedural stand-in.
     FrostProc,
     /// Frost from pictures that are not the published ones.
@@ -98,7 +100,16 @@ impl<'a> Scene<'a> {
 
     fn labels(&self, table: Table, pictures: Option<&Pictures>) -> Vec<Label> {
         let side = table.side() as u32;
-        let size = (self.images != [3, side, side]).then_some(Label::UnofficialSize);
+        let published = match table {
+            Table::Px224 | Table::Px299 => self.preset == Some("imagenet"),
+            Table::Px32 => matches!(self.preset, Some("cifar10" | "cifar100")),
+            Table::Px64 => true,
+        };
+        let size = if self.images != [3, side, side] {
+            Some(Label::UnofficialSize)
+        } else {
+            (!published).then_some(Label::OtherDataset)
+        };
         let frost = match pictures {
             None | Some(Pictures::Published) => None,
             Some(Pictures::Custom(_)) => Some(Label::FrostCustom),

@@ -11,8 +11,8 @@ use crate::protocol::{Aggregate, ConditionKind};
 /// Means over corrupted cells.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Corruptions {
-    /// The fifteen types at five severities, each as published: in size, colour and frost pictures. Only then are there
-    /// aggregates under the benchmark's own names.
+    /// The fifteen types at five severities over the same images, each as published: dataset, size, colour and frost
+    /// pictures. Only then are there aggregates under the benchmark's own names.
     pub official: bool,
     pub groups: Vec<GroupMean>,
     pub types: Vec<TypeMean>,
@@ -41,7 +41,8 @@ pub struct TypeMean {
     pub corruption_error: Option<f64>,
 }
 
-/// The figures of a finished or growing table; each is absent until all its cells have verdicts.
+/// The figures of a finished or growing table. Means are over the verdicts there are, and absent until every cell has
+/// some; the benchmark's own aggregates wait until all cells have as many.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Figures {
     /// Plain mean accuracy over the benchmark's types.
@@ -116,7 +117,7 @@ pub fn figures(rows: &[Row], clean: Option<f64>, aggregate: Aggregate) -> Figure
         accuracy,
         error: accuracy.filter(|_| wants_errors).map(|accuracy| 1.0 - accuracy),
         mce: over_alexnet(&types, |t| t.corruption_error),
-        relative_mce: clean.and_then(|clean| {
+        relative_mce: clean.filter(|_| even(rows)).and_then(|clean| {
             over_alexnet(&types, |t| {
                 t.corruption_error?;
                 Some((clean - t.accuracy) / (alexnet(t.corruption)? - ALEXNET_CLEAN))
@@ -133,6 +134,11 @@ fn over_alexnet(types: &[TypeMean], ratio: impl Fn(&TypeMean) -> Option<f64>) ->
     (ratios.len() == 15).then(|| ratios.iter().sum::<f64>() / 15.0)
 }
 
+/// Whether all rows count the same number of verdicts.
+pub fn even(rows: &[Row]) -> bool {
+    rows.iter().all(|row| row.n == rows[0].n)
+}
+
 /// All 15 types × 5 severities, once each, of one table and mode, and nothing labelled.
 fn is_official(cells: &[&Cell]) -> bool {
     let complete = Corruption::ALL.into_iter().filter(|c| c.group() != Group::Extra).all(|corruption| {
@@ -145,7 +151,7 @@ fn is_official(cells: &[&Cell]) -> bool {
         let first = cells[0].condition;
         c.condition.labels.is_empty() && (c.condition.table, c.condition.mode) == (first.table, first.mode)
     };
-    complete && cells.iter().all(alike)
+    complete && cells.iter().all(alike) && cells.iter().all(|c| c.images == cells[0].images)
 }
 
 fn mean(cells: &[&Cell]) -> Option<f64> {

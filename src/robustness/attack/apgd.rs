@@ -171,6 +171,9 @@ impl Search for ApgdSearch {
         let _ = self.clean.index_copy_(0, &slots, clean);
         let _ = self.point.index_copy_(0, &slots, &points);
         let _ = self.previous.index_copy_(0, &slots, &points);
+        // Until a loss says better: whoever had the slot before must not show.
+        let _ = self.best.index_copy_(0, &slots, &points);
+        let _ = self.best_gradient.index_fill_(0, &slots, 0.0);
         let _ = self.epsilon.index_copy_(0, &slots, &epsilon);
         let _ = self.eta.index_copy_(0, &slots, &(&epsilon * 2.0));
         let _ = self.best_loss.index_fill_(0, &slots, f64::NEG_INFINITY);

@@ -182,6 +182,9 @@ impl L1ApgdSearch {
         let points = self.ball.project(&clean, &delta, &radius);
         let (moved, unbound) = counts(&points, &clean);
         let _ = self.point.index_copy_(0, &rows, &points);
+        // The larger ball's best is none of this one's, even if no loss here should compare.
+        let _ = self.best.index_copy_(0, &rows, &points);
+        let _ = self.best_gradient.index_fill_(0, &rows, 0.0);
         let _ = self.density.index_copy_(0, &rows, &(&unbound / SPARSER).clamp_min(1.0));
         let _ = self.moved_pixels.index_copy_(0, &rows, &moved);
         let _ = self.radius.index_copy_(0, &rows, &radius);
@@ -197,6 +200,9 @@ impl Search for L1ApgdSearch {
         let points = self.starting_points(entries, clean);
         let _ = self.clean.index_copy_(0, &slots, clean);
         let _ = self.point.index_copy_(0, &slots, &points);
+        // Until a loss says better: whoever had the slot before must not show.
+        let _ = self.best.index_copy_(0, &slots, &points);
+        let _ = self.best_gradient.index_fill_(0, &slots, 0.0);
         let _ = self.radius.index_copy_(0, &slots, &radius);
         let _ = self.eta.index_copy_(0, &slots, &radius);
         let _ = self.density.index_fill_(0, &slots, (FIRST_DENSITY * self.dimension()).max(1.0));

@@ -187,7 +187,10 @@ impl Search for FabSearch {
         let moves = |search: &Self, slot: usize| !answer.seen[slot] && last_look(search, slot);
         if (0..slots).any(|slot| self.entries[slot].is_some() && moves(self, slot)) {
             let rows = rows::mask(&self.setting, |slot| moves(self, slot));
-            self.point = choose(&rows, &self.moved(), &self.point);
+            let moved = self.moved();
+            // Without finite gradients there is no nearest boundary to go to.
+            let moved = moved.where_self(&moved.isfinite(), &self.point);
+            self.point = choose(&rows, &moved, &self.point);
         }
         if answer.seen.contains(&true) {
             let clean = self.clean.to_kind(Kind::Double);

@@ -146,6 +146,8 @@ impl Search for SquareSearch {
             clean.copy()
         };
         let _ = self.point.index_copy_(0, &slots, &points);
+        // Until a loss says better: whoever had the slot before must not show.
+        let _ = self.best.index_copy_(0, &slots, &points);
         let _ = self.best_loss.index_fill_(0, &slots, f64::NEG_INFINITY);
         for (entry, stream) in entries.iter().zip(streams) {
             self.queries[entry.slot] = 0;

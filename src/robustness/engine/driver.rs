@@ -353,6 +353,8 @@ impl<'a, 'r> Driver<'a, 'r> {
         self.seed_pass();
         let margins = to_vec(&self.kernel.evaluate(&points, &objective, draws.into(), false)?.answer.loss);
         for (rival, margin) in rivals.into_iter().zip(margins) {
+            // No number is the worst of margins: it must not shut out those that come after.
+            let margin = if margin.is_nan() { f64::NEG_INFINITY } else { margin };
             self.charge(rival.job, draws, 0);
             let (image, next) = (rival.job.image, rival.next);
             if search.held.get(&image).is_none_or(|(best, _)| margin > *best) {

@@ -10,6 +10,7 @@ use crate::robustness::threat::{Size, flat, measure};
 /// What an examination found of one image.
 #[derive(Debug, Clone, Copy)]
 pub struct Finding {
+    /// The label unless broken: what happens outside the budget says nothing.
     pub predicted: u32,
     /// Misclassified by the rule, inside the budget, every pixel in [0,1].
     pub broken: bool,
@@ -54,9 +55,10 @@ pub fn examine(
             let wrong: Vec<u32> = votes.iter().map(|vote| *vote as u32).filter(|vote| *vote != label).collect();
             let misclassified = 2 * wrong.len() > votes.len();
             let admitted = threats[row].is_none_or(|threat| threat.admits(sizes[row].in_norm(threat.norm)));
+            let broken = misclassified && admitted && inside[row];
             Finding {
-                predicted: if misclassified { most_frequent(&wrong) } else { label },
-                broken: misclassified && admitted && inside[row],
+                predicted: if broken { most_frequent(&wrong) } else { label },
+                broken,
                 undefined: undefined[drawn].contains(&true),
                 size: sizes[row],
             }

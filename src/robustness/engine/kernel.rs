@@ -53,7 +53,9 @@ impl Kernel<'_> {
         let by_slot = |rows: &Tensor| rows.view([slots, draws]);
         let wrong = logits.argmax(1, false).ne_tensor(&objective.labels).to_kind(Kind::Int64);
         let misclassified = (by_slot(&wrong).sum_dim_intlist(1, false, Kind::Int64) * 2).gt(draws);
-        let (log_scale, _) = by_slot(&ascent.log_scale).max_dim(1, false);
+        // A draw whose logits are no numbers has a zero gradient, and must not take the others' with it.
+        let scales = by_slot(&ascent.log_scale).nan_to_num(f64::MIN, None, f64::MIN);
+        let (log_scale, _) = scales.max_dim(1, false);
         let loss = by_slot(&ascent.loss).mean_dim(1, false, Kind::Double);
         let Some(gradient) = gradient else {
             let none = vec![false; slots as usize];
@@ -69,7 +71,7 @@ impl Kernel<'_> {
             (gradient, peaks.eq(0.0))
         } else {
             // The mean of true gradients, over the largest draw's scale.
-            let weights = (by_slot(&ascent.log_scale) - log_scale.unsqueeze(1)).exp().view([-1]) / draws as f64;
+            let weights = (scales - log_scale.unsqueeze(1)).exp().view([-1]) / draws as f64;
             let weighted = gradient * per_row(&weights.to_kind(Kind::Float), points);
             let mut shape = points.size();
             shape.insert(1, draws);
