@@ -121,7 +121,12 @@ impl Child {
     ) -> Result<NumericProfile, ChildError> {
         let request = Request::Load { spec: spec.clone(), profile: profile.cloned(), batch };
         match self.ask(request, &[], |_| {}).await? {
-            (Reply::Loaded { profile }, _) => Ok(profile),
+            // By now the model's code has run: what it says must be what was asked, and what was so before.
+            (Reply::Loaded { profile: loaded }, _)
+                if loaded.platform == self.platform && profile.is_none_or(|wanted| *wanted == loaded) =>
+            {
+                Ok(loaded)
+            }
             (other, _) => Err(unexpected(&other)),
         }
     }
@@ -206,7 +211,9 @@ impl Child {
         self.signal_group(Signal::SIGTERM);
         tokio::time::timeout(GRACE, self.process.wait()).await.ok();
         self.signal_group(Signal::SIGKILL);
-        self.process.wait().await.ok();
+        // By its own id too, should it have left the group; and nothing here waits without end.
+        self.process.start_kill().ok();
+        tokio::time::timeout(GRACE * 10, self.process.wait()).await.ok();
     }
 
     fn signal_group(&self, signal: Signal) {

@@ -12,7 +12,10 @@ use seccompiler::{
 #[rustfmt::skip]
 const DENIED: &[c_long] = &[
     // Sockets: Landlock knows TCP only. The one the child speaks over was made before.
-    SYS_socket, SYS_bind, SYS_listen, SYS_connect, SYS_accept, SYS_accept4,
+    // A pair of datagram sockets could be used to send to any socket in the file system.
+    SYS_socket, SYS_socketpair, SYS_bind, SYS_listen, SYS_connect, SYS_accept, SYS_accept4,
+    // Leaving the group that is killed with the child, or pushing others aside.
+    SYS_setpgid, SYS_setsid, SYS_setpriority,
     // Other processes.
     SYS_ptrace, SYS_process_vm_readv, SYS_process_vm_writev, SYS_process_madvise, SYS_kcmp, SYS_pidfd_open,
     SYS_pidfd_getfd, SYS_pidfd_send_signal, SYS_rt_sigqueueinfo, SYS_rt_tgsigqueueinfo, SYS_tkill,
@@ -86,6 +89,8 @@ fn refused() -> Result<Rules, String> {
             (SYS_kill, rule(vec![when(0, SeccompCmpOp::Ne, me)])?),
             (SYS_tgkill, rule(vec![when(0, SeccompCmpOp::Ne, me)])?),
             (SYS_prlimit64, rule(vec![when(0, SeccompCmpOp::Ne, me), when(0, SeccompCmpOp::Ne, 0)])?),
+            // To die with its parent is not the model's to undo.
+            (SYS_prctl, rule(vec![when(0, SeccompCmpOp::Eq, PR_SET_PDEATHSIG as u64)])?),
             // Before its third version Landlock does not see truncation.
             (SYS_openat, rule(vec![when(2, SeccompCmpOp::MaskedEq(truncate), truncate)])?),
             #[cfg(target_arch = "x86_64")]
