@@ -181,6 +181,9 @@ fn probe(folder: &Path, address: &str) {
     attempt("signal everybody", call(libc::SYS_kill, [-1, 0, 0, 0]));
     attempt("signal a thread of the parent", call(libc::SYS_tgkill, [parent.into(), parent.into(), 0, 0]));
     attempt("queue a signal", call(libc::SYS_rt_sigqueueinfo, [parent.into(), 0, 0, 0]));
+    attempt("join another group", call(libc::SYS_setpgid, [0, parent.into(), 0, 0]));
+    attempt("outlive the parent", call(libc::SYS_prctl, [libc::PR_SET_PDEATHSIG.into(), 0, 0, 0]));
+    attempt("pair datagram sockets", call(libc::SYS_socketpair, [libc::AF_UNIX.into(), libc::SOCK_DGRAM.into(), 0, 0]));
     attempt("trace the parent", call(libc::SYS_ptrace, [libc::PTRACE_ATTACH.into(), parent.into(), 0, 0]));
     attempt("read another memory", call(libc::SYS_process_vm_readv, [parent.into(), 0, 0, 0]));
     attempt("take hold of the parent", call(libc::SYS_pidfd_open, [parent.into(), 0, 0, 0]));
