@@ -13,6 +13,17 @@ pub enum Norm {
     L1,
 }
 
+impl Norm {
+    /// Which of a perturbation's sizes this norm means.
+    pub fn of(self, l1: f64, l2: f64, linf: f64) -> f64 {
+        match self {
+            Norm::Linf => linf,
+            Norm::L2 => l2,
+            Norm::L1 => l1,
+        }
+    }
+}
+
 impl fmt::Display for Norm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -121,11 +121,7 @@ fn one(condition: &Condition, spec: &ModelSpec, verdict: &Verdict) -> Result<(),
     if !verdict.stage.as_ref().is_none_or(by_it) {
         return Err(format!("broken by {:?}, which is no part of the condition", verdict.stage));
     }
-    let size = match attack.threat.norm {
-        crate::protocol::Norm::Linf => verdict.linf,
-        crate::protocol::Norm::L2 => verdict.l2,
-        crate::protocol::Norm::L1 => verdict.l1,
-    };
+    let size = attack.threat.norm.of(verdict.l1, verdict.l2, verdict.linf);
     if verdict.robust || attack.threat.admits(size) { Ok(()) } else { Err(format!("a perturbation of size {size}")) }
 }
 

@@ -2,7 +2,7 @@
 
 mod report;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::IsTerminal;
 
 use anyhow::{Context, bail};
@@ -16,7 +16,7 @@ use super::show::{self, Format};
 use crate::config::Settings;
 use crate::dataset::Catalogue;
 use crate::protocol::report::Tally;
-use crate::protocol::{Condition, ConditionKind, Norm, Verdict};
+use crate::protocol::{Condition, ConditionKind, Verdict};
 use crate::store::Artifacts;
 use crate::store::evaluations::{self, Evaluation};
 use crate::store::evidence::{self, VerdictRow, WitnessSet};
@@ -138,13 +138,7 @@ impl Verifier<'_> {
     fn compare_counts(&mut self, table: Vec<(usize, i64, Tally)>) {
         let table: BTreeMap<_, _> =
             table.into_iter().map(|(condition, seed, tally)| ((condition, seed), tally)).collect();
-        let cells: Vec<_> = table
-            .keys()
-            .chain(self.counted.keys())
-            .copied()
-            .collect::<std::collections::BTreeSet<_>>()
-            .into_iter()
-            .collect();
+        let cells: BTreeSet<_> = table.keys().chain(self.counted.keys()).copied().collect();
         for (condition, seed) in cells {
             self.report.cells += 1;
             let (said, counted) = (table.get(&(condition, seed)), self.counted.get(&(condition, seed)));
@@ -250,11 +244,7 @@ fn examine(condition: &Condition, verdict: &Verdict, seen: &Examination, stochas
         return Some(format!("pixels from {} to {}, outside [0,1]", seen.low, seen.high));
     }
     if let ConditionKind::Attack(attack) = &condition.kind {
-        let size = match attack.threat.norm {
-            Norm::Linf => seen.linf,
-            Norm::L2 => seen.l2,
-            Norm::L1 => seen.l1,
-        };
+        let size = attack.threat.norm.of(seen.l1, seen.l2, seen.linf);
         if !attack.threat.admits(size) {
             return Some(format!("‖δ‖ = {size} exceeds ε = {}", attack.threat.epsilon.get()));
         }

@@ -24,12 +24,7 @@ pub struct Size {
 
 impl Size {
     pub fn in_norm(&self, norm: crate::protocol::Norm) -> f64 {
-        use crate::protocol::Norm;
-        match norm {
-            Norm::Linf => self.linf,
-            Norm::L2 => self.l2,
-            Norm::L1 => self.l1,
-        }
+        norm.of(self.l1, self.l2, self.linf)
     }
 }
 
