@@ -6,9 +6,12 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use common::bench::{Bench, LEASE, platform, profile};
-use gauntlet::protocol::Platform;
+use gauntlet::dataset::Catalogue;
+use gauntlet::protocol::{Platform, builtin};
 use gauntlet::queue::{self, Claimed, Failure, LeaseError, Order, Reaped};
-use gauntlet::store::evaluations::{self, Evaluation, State};
+use gauntlet::store::Quotas;
+use gauntlet::store::evaluations::{self, Evaluation, NewEvaluation, State, SubmitError, WitnessPolicy};
+use gauntlet::store::models::{ProbeReport, Rejection};
 use serde_json::json;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -284,6 +287,62 @@ async fn a_model_whose_checks_kill_their_workers_is_rejected() {
     queue::reap(&bench.pool).await.unwrap();
     assert_eq!(bench.json(&format!("/v1/models/{model}")).await["rejection"]["code"], "check_lost");
     assert_eq!(read(&bench, waiting).await.outcome.unwrap().code, "model_rejected");
+}
+
+#[tokio::test]
+async fn checks_go_round_among_owners_and_what_failed_goes_last() {
+    let bench = Bench::start().await;
+    let mut models = Vec::new();
+    for (name, owner) in [("a", "greedy"), ("b", "greedy"), ("c", "greedy"), ("d", "modest")] {
+        let id = bench.model(name).await;
+        let sql = "update models set owner = $2 where id = $1";
+        sqlx::query(sql).bind(id).bind(owner).execute(&bench.pool).await.unwrap();
+        models.push(id);
+    }
+    let mut order = Vec::new();
+    let hung = Rejection { code: "no_progress".into(), found: "it hung".into() };
+    while let Some(check) = queue::claim_check(&bench.pool, LEASE).await.unwrap() {
+        order.push(models.iter().position(|id| *id == check.model.id).unwrap());
+        check.give_back(&bench.pool, &hung, Duration::ZERO, 2).await.unwrap();
+    }
+    assert_eq!(order[..4], [0, 3, 1, 2]);
+    assert_eq!(order.len(), 8);
+    let model = bench.json(&format!("/v1/models/{}", models[3])).await;
+    assert_eq!((&model["state"], &model["rejection"]["code"]), (&json!("rejected"), &json!("no_progress")));
+}
+
+/// Four million images take few shards if the model is fast, and too many if it is slow.
+#[tokio::test]
+async fn more_shards_than_the_queue_can_bear_are_refused() {
+    let bench = Bench::start().await;
+    let model = bench.model("m").await;
+    let dataset = Catalogue::new(bench.artifacts.store()).get("tiny").await.unwrap();
+    let protocol = builtin("clean").unwrap();
+    let conditions = protocol.conditions(None).unwrap();
+    let submit = async |images| {
+        let new = NewEvaluation {
+            id: Uuid::now_v7(),
+            owner: "local",
+            model,
+            dataset: &dataset,
+            first_image: 0,
+            images,
+            protocol: &protocol,
+            conditions: &conditions,
+            seeds: &[0],
+            witnesses: WitnessPolicy::None,
+            priority: 0,
+            quotas: &Quotas::NONE,
+        };
+        evaluations::insert(&bench.pool, &new).await
+    };
+    let waiting = submit(4_000_000).await.unwrap();
+    let check = queue::claim_check(&bench.pool, LEASE).await.unwrap().unwrap();
+    check.accept(&bench.pool, &[], &ProbeReport { seconds_per_forward: 3.0 }).await.unwrap();
+    let failed = read(&bench, waiting.id).await;
+    assert_eq!((failed.state, failed.outcome.unwrap().code.as_str()), (State::Failed, "too_many_shards"));
+    assert!(matches!(submit(4_000_000).await, Err(SubmitError::TooManyShards(125_000))));
+    assert_eq!(submit(40).await.unwrap().shards_total, 2);
 }
 
 /// Operators see the sum of what owners are told.

@@ -140,6 +140,7 @@ async fn submit_evaluation(
         SubmitError::NoModel => no_model(request.model),
         SubmitError::Rejected(model) => rejected(&model),
         SubmitError::Quota(e) => e.into(),
+        SubmitError::TooManyShards(_) => Problem::new(Code::TooMuchWork, error.to_string()).at("images"),
         SubmitError::Database(e) => e.into(),
     })?;
     tracing::info!(evaluation = %stored.id, model = %stored.model_id, "evaluation queued");

@@ -78,6 +78,7 @@ codes! {
     ShapeMismatch "shape_mismatch" UNPROCESSABLE_ENTITY "Model and dataset disagree about the image shape";
     ClassMismatch "class_mismatch" UNPROCESSABLE_ENTITY "The dataset has classes that the model does not know";
     TooManyWitnesses "too_many_witnesses" UNPROCESSABLE_ENTITY "The stored witnesses would exceed the limit";
+    TooMuchWork "too_much_work" UNPROCESSABLE_ENTITY "The evaluation would take too many shards";
     NotComparable "not_comparable" UNPROCESSABLE_ENTITY "The two evaluations cannot be compared";
     RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many requests";
     QuotaExceeded "quota_exceeded" TOO_MANY_REQUESTS "The owner is at a limit";

@@ -12,6 +12,8 @@ pub const MIN_IMAGES: u32 = 32;
 pub const MAX_PIXEL_BYTES: u64 = 64 << 20;
 /// More verdicts than this would make the answer unwieldy.
 pub const MAX_VERDICTS: u64 = 100_000;
+/// More shards than this (two months of one worker) are a mistake, and would weigh on everybody's queue.
+pub const MAX_SHARDS: u64 = 100_000;
 /// A backward pass costs about two forwards.
 const BACKWARD_FORWARDS: f64 = 2.0;
 
@@ -98,18 +100,29 @@ pub fn most_images(image_bytes: u64, conditions: usize) -> u64 {
     (MAX_PIXEL_BYTES / image_bytes.max(1)).min(MAX_VERDICTS / conditions.max(1) as u64).max(1)
 }
 
+/// Shards per seed that a group's images are cut into.
+fn cuts(work: &Workload, group: &[usize]) -> u64 {
+    let cost: f64 = group.iter().map(|&i| forward_equivalents(&work.conditions[i])).sum();
+    let wanted = SHARD_SECONDS / (cost * work.seconds_per_forward).max(1e-12);
+    // The cast saturates, so an absurdly cheap model gives the largest shards there are.
+    let most = most_images(work.image_bytes, group.len());
+    let per_shard = (wanted as u64).clamp(u64::from(MIN_IMAGES).min(most), most);
+    u64::from(work.images).div_ceil(per_shard).max(1)
+}
+
+/// How many shards [`shards`] would make.
+pub fn count(work: &Workload) -> u64 {
+    let groups = groups(work.conditions, work.stochastic);
+    groups.iter().map(|group| cuts(work, group)).sum::<u64>() * work.seeds.len() as u64
+}
+
 /// Cuts the work. The cut decides scheduling only: verdicts do not depend on it.
 pub fn shards(work: &Workload) -> Vec<ShardPlan> {
     let groups = groups(work.conditions, work.stochastic);
     let mut plans = Vec::new();
     for &seed in work.seeds {
         for group in &groups {
-            let cost: f64 = group.iter().map(|&i| forward_equivalents(&work.conditions[i])).sum();
-            let wanted = SHARD_SECONDS / (cost * work.seconds_per_forward).max(1e-12);
-            // The cast saturates, so an absurdly cheap model gives the largest shards there are.
-            let most = most_images(work.image_bytes, group.len());
-            let per_shard = (wanted as u64).clamp(u64::from(MIN_IMAGES).min(most), most);
-            let count = u64::from(work.images).div_ceil(per_shard).max(1);
+            let count = cuts(work, group);
             // Equal cuts, so that no worker ends with a crumb.
             let cut = |k: u64| (u64::from(work.images) * k / count) as u32;
             plans.extend((0..count).map(|k| ShardPlan {
@@ -146,7 +159,9 @@ mod tests {
         let conditions = builtin("pgd-grid").unwrap().conditions(Some("mnist")).unwrap();
         for seconds_per_forward in [1e-9, 1e-4, 1e-2, 10.0] {
             let mut cells = std::collections::HashSet::new();
-            for shard in shards(&work(&conditions, seconds_per_forward)) {
+            let work = work(&conditions, seconds_per_forward);
+            assert_eq!(count(&work), shards(&work).len() as u64);
+            for shard in shards(&work) {
                 for image in shard.first..shard.first + shard.images {
                     for &condition in &shard.conditions {
                         assert!(cells.insert((shard.seed, condition, image)));

@@ -22,14 +22,20 @@ pub struct CheckLease {
     token: Uuid,
 }
 
-/// Leases the oldest unchecked model; a check whose worker fell silent counts as unchecked.
+/// Leases an unchecked model: one that was not tried before first, then of the owner with the fewest checks of late, then the
+/// oldest. A check whose worker fell silent counts as unchecked.
 pub async fn claim_check(pool: &PgPool, lease: Duration) -> Result<Option<CheckLease>, sqlx::Error> {
     let token = Uuid::new_v4();
     let id: Option<Uuid> = sqlx::query_scalar(
-        "update models set check_token = $1, check_expires_at = now() + make_interval(secs => $2), check_attempts = check_attempts + 1
-         where id = (select id from models where state = 'checking' and deleted_at is null
-                     and (check_expires_at is null or check_expires_at < now()) and check_attempts < $3
-                     order by created_at for update skip locked limit 1)
+        "with lately as (
+             select owner, count(*) as checks from models
+             where checked_at > now() - interval '10 minutes' or (state = 'checking' and check_attempts > 0) group by owner
+         )
+         update models set check_token = $1, check_expires_at = now() + make_interval(secs => $2), check_attempts = check_attempts + 1
+         where id = (select m.id from models m left join lately l on l.owner = m.owner
+                     where m.state = 'checking' and m.deleted_at is null
+                     and (m.check_expires_at is null or m.check_expires_at < now()) and m.check_attempts < $3
+                     order by m.check_attempts, coalesce(l.checks, 0), m.created_at for update of m skip locked limit 1)
          returning id",
     )
     .bind(token)
@@ -106,8 +112,14 @@ impl CheckLease {
     }
 
     /// The check could not be carried out, through no fault that is known to be the model's. It is tried again after
-    /// `delay`; after [`MAX_ATTEMPTS`] the model is rejected with this reason.
-    pub async fn give_back(self, pool: &PgPool, reason: &Rejection, delay: Duration) -> Result<(), LeaseError> {
+    /// `delay`; after `most` attempts the model is rejected with this reason.
+    pub async fn give_back(
+        self,
+        pool: &PgPool,
+        reason: &Rejection,
+        delay: Duration,
+        most: i32,
+    ) -> Result<(), LeaseError> {
         let attempts: Option<i32> = sqlx::query_scalar(
             "update models set check_token = case when check_attempts < $3 then null else check_token end,
                  check_expires_at = case when check_attempts < $3 then now() + make_interval(secs => $4) else check_expires_at end
@@ -115,13 +127,13 @@ impl CheckLease {
         )
         .bind(self.model.id)
         .bind(self.token)
-        .bind(MAX_ATTEMPTS)
+        .bind(most)
         .bind(delay.as_secs_f64())
         .fetch_optional(pool)
         .await?;
         match attempts {
             None => Err(LeaseError::Lost),
-            Some(n) if n < MAX_ATTEMPTS => Ok(()),
+            Some(n) if n < most => Ok(()),
             Some(_) => self.reject(pool, reason).await,
         }
     }

@@ -1,5 +1,7 @@
 //! Evaluations: the jobs that users submit.
 
+use std::ops::Range;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
@@ -137,6 +139,8 @@ pub enum SubmitError {
     Rejected(Box<Model>),
     #[error(transparent)]
     Quota(#[from] QuotaError),
+    #[error("{}", too_many_shards(*.0))]
+    TooManyShards(u64),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -158,6 +162,11 @@ pub async fn insert(pool: &PgPool, new: &NewEvaluation<'_>) -> Result<Evaluation
     let model = super::models::lock(&mut tx, new.model).await?.ok_or(SubmitError::NoModel)?;
     if model.state == "rejected" {
         return Err(SubmitError::Rejected(Box::new(model)));
+    }
+    let shards =
+        plan::count(&workload(&model, new.conditions, new.seeds, new.first_image..new.first_image + new.images));
+    if shards > plan::MAX_SHARDS {
+        return Err(SubmitError::TooManyShards(shards));
     }
     quota::evaluation(&mut tx, new.owner, new.quotas).await??;
     let id = new.id;
@@ -306,17 +315,37 @@ struct ShardRow<'a> {
     images: u32,
 }
 
-async fn plan_one(tx: &mut PgConnection, id: Uuid, model: &Model) -> Result<(), sqlx::Error> {
-    let evaluation: Evaluation = sqlx::query_as(select("id = $1")).bind(id).fetch_one(&mut *tx).await?;
-    let plans = plan::shards(&Workload {
-        conditions: &evaluation.conditions,
+/// A model that was not probed yet counts as infinitely fast.
+fn workload<'a>(model: &Model, conditions: &'a [Condition], seeds: &'a [i64], images: Range<u32>) -> Workload<'a> {
+    Workload {
+        conditions,
         stochastic: model.spec.stochastic,
-        seeds: &evaluation.seeds,
-        first: evaluation.first_image as u32,
-        images: evaluation.images as u32,
+        seeds,
+        first: images.start,
+        images: images.end - images.start,
         image_bytes: model.spec.input.iter().map(|&n| u64::from(n)).product(),
         seconds_per_forward: model.probe.as_ref().map_or(0.0, |p| p.seconds_per_forward),
-    });
+    }
+}
+
+fn too_many_shards(shards: u64) -> String {
+    let most = plan::MAX_SHARDS;
+    format!(
+        "this would take {shards} shards of about a minute, more than {most}: ask for fewer images, seeds or conditions"
+    )
+}
+
+async fn plan_one(tx: &mut PgConnection, id: Uuid, model: &Model) -> Result<(), sqlx::Error> {
+    let evaluation: Evaluation = sqlx::query_as(select("id = $1")).bind(id).fetch_one(&mut *tx).await?;
+    let first = evaluation.first_image as u32;
+    let images = first..first + evaluation.images as u32;
+    let work = workload(model, &evaluation.conditions, &evaluation.seeds, images);
+    let shards = plan::count(&work);
+    if shards > plan::MAX_SHARDS {
+        // Only now is it known how slow the model is.
+        return fail(tx, "id = $1", id, &Outcome::new("too_many_shards", too_many_shards(shards), "worker")).await;
+    }
+    let plans = plan::shards(&work);
     let rows: Vec<ShardRow> = plans
         .iter()
         .enumerate()
@@ -347,15 +376,18 @@ async fn plan_one(tx: &mut PgConnection, id: Uuid, model: &Model) -> Result<(), 
 
 /// Ends every evaluation of a model that turned out to be unusable. Call in the transaction that rejects it.
 pub async fn fail_waiting(tx: &mut PgConnection, model: Uuid, outcome: &Outcome) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "update evaluations set state = 'failed', outcome = $2, finished_at = now(), version = version + 1
-         where model_id = $1 and state = 'queued' and not planned",
-    )
-    .bind(model)
+    fail(tx, "model_id = $1 and state = 'queued' and not planned", model, outcome).await
+}
+
+async fn fail(tx: &mut PgConnection, which: &'static str, id: Uuid, outcome: &Outcome) -> Result<(), sqlx::Error> {
+    sqlx::query(sqlx::AssertSqlSafe(format!(
+        "update evaluations set state = 'failed', outcome = $2, finished_at = now(), version = version + 1 where {which}"
+    )))
+    .bind(id)
     .bind(Json(outcome))
     .execute(tx)
-    .await?;
-    Ok(())
+    .await
+    .map(drop)
 }
 
 #[derive(sqlx::FromRow)]

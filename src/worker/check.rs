@@ -1,7 +1,8 @@
 //! One model check: have a fresh child load and probe it.
 
-use super::child::{Child, ChildOptions};
+use super::child::{Child, ChildOptions, unexpected};
 use super::failure::ChildError;
+use super::words;
 use crate::dataset::{Catalogue, Shape};
 use crate::protocol::{Finding, ModelSpec};
 use crate::store::Artifacts;
@@ -27,10 +28,14 @@ pub async fn run(
     let mut child = Child::start(options, Some(&file)).await?;
     child.load(&model.spec, None, BatchWish::Free).await?;
     match child.ask(Request::Probe, &images, |_| {}).await? {
-        (Reply::Probed { findings, seconds_per_forward }, _) if seconds_per_forward.is_finite() => {
+        // The model's code ran in the process that measured: the time must be one that can have passed.
+        (Reply::Probed { findings, seconds_per_forward }, _)
+            if (0.0..=options.wall.as_secs_f64()).contains(&seconds_per_forward) =>
+        {
+            words::findings(&findings).map_err(ChildError::Garbage)?;
             Ok((findings, ProbeReport { seconds_per_forward }))
         }
-        (other, _) => Err(ChildError::Garbage(format!("unexpected answer {other:?}"))),
+        (other, _) => Err(unexpected(&other)),
     }
 }
 

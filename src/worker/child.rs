@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::{ChildError, metrics};
+use super::{ChildError, metrics, words};
 use crate::protocol::{Device, ModelSpec, NumericProfile, Pictures, Platform, Sandbox};
 use crate::wire::{
     self, Answer, BatchWish, Call, Confinement, MODEL_FD, Progress, Reply, Request, SOCKET_FD, WireError,
@@ -144,10 +144,14 @@ impl Child {
         match exchange.unwrap_or(Err(ChildError::WallTime(self.wall.as_secs()))) {
             Ok((Reply::Failed { code, detail }, _)) if code == "out_of_memory" => {
                 self.kill().await;
-                Err(ChildError::OutOfMemory(detail))
+                Err(ChildError::OutOfMemory(words::text(&detail)))
             }
-            Ok((Reply::Failed { code, detail }, _)) => Err(ChildError::Failed { code, detail }),
-            Ok((Reply::Rejected { code, found }, _)) => Err(ChildError::Rejected { code, found }),
+            Ok((Reply::Failed { code, detail }, _)) => {
+                Err(ChildError::Failed { code: words::code(&code), detail: words::text(&detail) })
+            }
+            Ok((Reply::Rejected { code, found }, _)) => {
+                Err(ChildError::Rejected { code: words::code(&code), found: words::text(&found) })
+            }
             Ok(answer) => Ok(answer),
             Err(ChildError::Crashed { how, log }) => {
                 // Its connection closed: it is about to end, or it only closed its connection and lives on.
@@ -196,7 +200,7 @@ impl Child {
         // A grandchild may hold the pipes open, so the wait is bounded.
         tokio::time::timeout(Duration::from_secs(1), &mut self.reading).await.ok();
         let bytes: Vec<u8> = self.log.lock().expect("no panic holds it").iter().copied().collect();
-        let log = String::from_utf8_lossy(&bytes).trim().to_owned();
+        let log = words::text(String::from_utf8_lossy(&bytes).trim());
         let log = if log.is_empty() { log } else { format!("; its last words: {log}") };
         ChildError::Crashed { how: status.to_string(), log }
     }
@@ -232,9 +236,9 @@ impl Drop for Child {
     }
 }
 
-fn unexpected(reply: &Reply) -> ChildError {
+pub(super) fn unexpected(reply: &Reply) -> ChildError {
     let text = serde_json::to_string(reply).unwrap_or_default();
-    ChildError::Garbage(format!("unexpected answer {}", text.chars().take(80).collect::<String>()))
+    ChildError::Garbage(format!("unexpected answer {}", words::text(&text.chars().take(80).collect::<String>())))
 }
 
 fn closed_is_crash(error: WireError) -> ChildError {

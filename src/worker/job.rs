@@ -6,10 +6,10 @@ use std::time::Instant;
 use sqlx::PgPool;
 use tracing::{Instrument, info_span};
 
-use super::child::{Child, ChildOptions};
+use super::child::{Child, ChildOptions, unexpected};
 use super::failure::ChildError;
 use super::metrics::{self, Meter};
-use super::validate;
+use super::{validate, words};
 use crate::dataset::{Batch, Catalogue, DatasetError};
 use crate::protocol::report::Tally;
 use crate::protocol::{Condition, NumericProfile, Verdict};
@@ -104,9 +104,10 @@ pub async fn run(
     let provided = loaded.child.provide_frost(&conditions, tools.artifacts).await;
     provided.map_err(|e| failed(e, size))?;
     metrics::BATCH.set(size.into());
+    let cells = claimed.images * conditions.len() as u32;
     let mut meter = Meter::default();
     let heard = |now: Progress| {
-        progress.store(now.verdicts, Ordering::Relaxed);
+        progress.store(now.verdicts.min(cells), Ordering::Relaxed);
         meter.heard(now);
     };
     let evaluating = info_span!("evaluate", pid = loaded.child.id(), images = claimed.images, batch = size);
@@ -115,7 +116,7 @@ pub async fn run(
         (Reply::Done { verdicts, witnesses, findings, time }, payload) => {
             (verdicts, witnesses, findings, time, payload)
         }
-        (other, _) => return Err(garbage(format!("unexpected answer {other:?}"), size)),
+        (other, _) => return Err(failed(unexpected(&other), size)),
     };
     let claims =
         validate::Claims { verdicts: &verdicts, witnesses: &witnesses, payload: &payload, findings: &findings, time };
@@ -167,7 +168,7 @@ fn failed(error: ChildError, batch: u32) -> JobError {
 }
 
 fn garbage(problem: String, batch: u32) -> JobError {
-    failed(ChildError::Garbage(problem), batch)
+    failed(ChildError::Garbage(words::text(&problem)), batch)
 }
 
 /// A child with the evaluation's model and fixed profile: the kept one if it fits, else a fresh one.

@@ -50,6 +50,8 @@ pub struct Worker {
     /// Whether models may be run here.
     confines: bool,
     kept: Option<Loaded>,
+    /// Whether the last look for work began with the checks.
+    checks_first: bool,
 }
 
 /// What stood in the way of finishing a piece of work.
@@ -72,7 +74,7 @@ impl Worker {
         info!(worker = %id, device = %platform.device, hardware = platform.hardware, libtorch = platform.libtorch, "worker ready");
         let catalogue = Catalogue::new(artifacts.store());
         let confines = announce(&sandbox);
-        Ok(Self { id, pool, artifacts, catalogue, options, platform, confines, kept: None })
+        Ok(Self { id, pool, artifacts, catalogue, options, platform, confines, kept: None, checks_first: false })
     }
 
     /// Works until told to end, then closes its pool.
@@ -115,18 +117,29 @@ impl Worker {
         if !self.confines {
             return Ok(false);
         }
-        if let Some(lease) = queue::claim_check(&self.pool, self.options.lease).await? {
-            let span = trace::of(lease.model.id, info_span!("check", model = %lease.model.id));
-            self.check(lease, shutdown).instrument(span).await;
-            return Ok(true);
+        // Checks are short and their owners wait for them; by turns, so that many of them do not keep shards waiting.
+        self.checks_first = !self.checks_first;
+        if self.checks_first {
+            Ok(self.next_check(shutdown).await? || self.next_shard(shutdown).await?)
+        } else {
+            Ok(self.next_shard(shutdown).await? || self.next_check(shutdown).await?)
         }
-        if let Some(claimed) = queue::claim(&self.pool, self.id, &self.platform, self.options.lease).await? {
-            let (evaluation, lease) = (claimed.evaluation.id, &claimed.lease);
-            let span = info_span!("shard", %evaluation, shard = lease.shard, attempt = lease.attempt);
-            self.shard(claimed, shutdown).instrument(trace::of(evaluation, span)).await;
-            return Ok(true);
-        }
-        Ok(false)
+    }
+
+    async fn next_check(&mut self, shutdown: &Shutdown) -> Result<bool, sqlx::Error> {
+        let Some(lease) = queue::claim_check(&self.pool, self.options.lease).await? else { return Ok(false) };
+        let span = trace::of(lease.model.id, info_span!("check", model = %lease.model.id));
+        self.check(lease, shutdown).instrument(span).await;
+        Ok(true)
+    }
+
+    async fn next_shard(&mut self, shutdown: &Shutdown) -> Result<bool, sqlx::Error> {
+        let claimed = queue::claim(&self.pool, self.id, &self.platform, self.options.lease).await?;
+        let Some(claimed) = claimed else { return Ok(false) };
+        let (evaluation, lease) = (claimed.evaluation.id, &claimed.lease);
+        let span = info_span!("shard", %evaluation, shard = lease.shard, attempt = lease.attempt);
+        self.shard(claimed, shutdown).instrument(trace::of(evaluation, span)).await;
+        Ok(true)
     }
 
     async fn check(&mut self, lease: CheckLease, shutdown: &Shutdown) {
@@ -151,7 +164,7 @@ impl Worker {
             () = beat => return,
             () = shutdown.now.cancelled() => {
                 let reason = Rejection { code: "check_lost".into(), found: "the worker was shut down while checking".into() };
-                lease.give_back(&self.pool, &reason, Duration::ZERO).await.ok();
+                lease.give_back(&self.pool, &reason, Duration::ZERO, queue::MAX_ATTEMPTS).await.ok();
                 return;
             }
         };
@@ -176,7 +189,7 @@ impl Worker {
                 metrics::child_failed(&error);
                 warn!(%model, %error, "model check failed");
                 let reason = Rejection { code: error.code().into(), found: error.to_string() };
-                lease.give_back(&self.pool, &reason, Duration::from_secs(1)).await
+                lease.give_back(&self.pool, &reason, Duration::from_secs(1), attempts(&error)).await
             }
         };
         if let Err(error) = ended {
@@ -240,6 +253,15 @@ impl Worker {
                 warn!(%evaluation, shard, %error, "the shard's end was not recorded; the reaper will see to it")
             }
         }
+    }
+}
+
+/// Checks that a model gets before this failure counts as its own. Those that hold a worker up for long are fewer.
+fn attempts(error: &ChildError) -> i32 {
+    match error {
+        ChildError::WallTime(_) => 1,
+        ChildError::NoProgress(_) => 2,
+        _ => queue::MAX_ATTEMPTS,
     }
 }
 

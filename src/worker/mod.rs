@@ -11,6 +11,7 @@ mod job;
 mod lease_loop;
 pub mod metrics;
 pub mod validate;
+mod words;
 
 pub use child::{Child, ChildOptions};
 pub use failure::ChildError;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::words;
 use crate::dataset::Batch;
 use crate::protocol::{Condition, ConditionKind, Finding, ModelSpec, Stage, Verdict};
 use crate::wire::{CpuTime, WitnessAt};
@@ -17,9 +18,6 @@ pub struct Claims<'a> {
     pub time: CpuTime,
 }
 
-/// Most bytes that a shard's findings may take as JSON.
-const MAX_FINDING_BYTES: usize = 1 << 20;
-
 /// Holds a shard's results to the request: every image once and in order, its true label, classes that exist, "not
 /// robust" only with a misclassification inside the budget, and witnesses (of the first `witness_images` images only)
 /// that are as large as their verdicts say and inside the box. The error is a sentence.
@@ -34,9 +32,7 @@ pub fn results(
     if !(time.total >= 0.0 && (0.0..=time.total + 1.0).contains(&time.corruption)) || time.total.is_infinite() {
         return Err(format!("{} s of corruption in {} s", time.corruption, time.total));
     }
-    if serde_json::to_vec(findings).map_or(0, |json| json.len()) > MAX_FINDING_BYTES {
-        return Err(format!("{} findings of more than {MAX_FINDING_BYTES} bytes", findings.len()));
-    }
+    words::findings(findings)?;
     if verdicts.len() != conditions.len() {
         return Err(format!("verdicts for {} conditions instead of {}", verdicts.len(), conditions.len()));
     }
