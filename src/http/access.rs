@@ -7,7 +7,9 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use sqlx::PgPool;
 
+use super::local;
 use super::problem::{Code, Problem};
 use super::state::AppState;
 use crate::store::LOCAL_OWNER;
@@ -18,22 +20,33 @@ use crate::store::keys::{self, Holder, Scope, Secret};
 pub struct Caller {
     pub owner: Arc<str>,
     scopes: Arc<[Scope]>,
+    /// The key's id; the operator on loopback has none.
+    key: Option<Arc<str>>,
     /// Keys have limits; the operator on loopback has none.
     pub limited: bool,
 }
 
 impl Caller {
     fn operator() -> Self {
-        Self { owner: LOCAL_OWNER.into(), scopes: [Scope::Admin].into(), limited: false }
+        Self { owner: LOCAL_OWNER.into(), scopes: [Scope::Admin].into(), key: None, limited: false }
     }
 
     fn holder(holder: Holder) -> Self {
-        Self { owner: holder.owner.into(), scopes: holder.scopes.into(), limited: true }
+        let key = Some(holder.key.into());
+        Self { owner: holder.owner.into(), scopes: holder.scopes.into(), key, limited: true }
     }
 
     /// The only owner whose objects this caller may see, besides shared results; `None`: everybody's.
     pub fn sees(&self) -> Option<&str> {
         (!self.scopes.contains(&Scope::Admin)).then_some(&*self.owner)
+    }
+
+    /// Whether the key can still be used; for answers that last.
+    pub async fn still_known(&self, pool: &PgPool) -> Result<bool, sqlx::Error> {
+        match &self.key {
+            Some(key) => keys::usable(pool, key).await,
+            None => Ok(!keys::any(pool).await?),
+        }
     }
 
     fn may(&self, scope: Scope) -> bool {
@@ -63,12 +76,16 @@ pub async fn check(State(state): State<AppState>, mut request: Request, next: Ne
 
 async fn admit(state: &AppState, method: &Method, headers: &HeaderMap) -> Result<Caller, Problem> {
     let Some(given) = headers.get(header::AUTHORIZATION) else {
-        return if state.settings.open && !keys::any(&state.pool).await? {
-            Ok(Caller::operator())
-        } else {
+        if !state.settings.open || keys::any(&state.pool).await? {
             let detail = "send an access key: `Authorization: Bearer gauntlet_…`; `gauntlet key create` makes one";
-            Err(Problem::new(Code::Unauthorized, detail))
-        };
+            return Err(Problem::new(Code::Unauthorized, detail));
+        }
+        if !local::is(headers) {
+            let detail = "without access keys only this machine is served, by its own name: neither web pages from elsewhere \
+                          nor proxies; `gauntlet key create` makes a key";
+            return Err(Problem::new(Code::Forbidden, detail));
+        }
+        return Ok(Caller::operator());
     };
     let given = given.to_str().ok().and_then(|text| text.split_once(' '));
     let secret = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));

@@ -17,6 +17,7 @@ use super::evaluation::find;
 use super::extract::Path;
 use super::problem::*;
 use super::state::AppState;
+use super::streams::{MOST, Place};
 use crate::store::evaluations;
 use crate::store::events;
 
@@ -54,19 +55,36 @@ async fn evaluation_events(
             Problem::new(Code::BadQuery, "Last-Event-ID is the id of an event of this stream").at("Last-Event-ID")
         })?,
     };
-    Ok(Sse::new(stream(state, id, last)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+    let place = match caller.limited {
+        true => Some(state.streams.enter(&caller.owner).ok_or_else(|| {
+            let detail = format!("{MOST} streams of events are open, the most that an owner may have: close one");
+            Problem::new(Code::RateLimited, detail).retry_after(RETRY.as_secs())
+        })?),
+        false => None,
+    };
+    Ok(Sse::new(stream(state, caller, place, id, last)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
-fn stream(state: AppState, id: Uuid, mut last: i64) -> impl Stream<Item = Result<Event, Infallible>> {
+fn stream(
+    state: AppState,
+    caller: Caller,
+    place: Option<Place>,
+    id: Uuid,
+    mut last: i64,
+) -> impl Stream<Item = Result<Event, Infallible>> {
     async_stream::stream! {
+        let _place = place;
         // Watched before it is read, so that nothing falls between the two.
         let mut changes = state.watcher.watch(id);
         yield Ok(Event::default().retry(RETRY));
         loop {
-            // The end first: what happened before it is then surely among the events read after.
-            let ended = evaluations::get(&state.pool, id).await.map(|e| e.is_none_or(|e| e.state.is_terminal()));
-            let (Ok(ended), Ok(batch)) = (ended, events::after(&state.pool, id, last).await) else {
-                // The client comes back with its last id.
+            // Sharing may have been taken back meanwhile, and keys revoked. The end is read before the events: what
+            // happened before it is then surely among them.
+            let known = caller.still_known(&state.pool).await;
+            let ended = evaluations::ended(&state.pool, caller.sees(), id).await;
+            let batch = events::after(&state.pool, id, last).await;
+            let (Ok(true), Ok(Some(ended)), Ok(batch)) = (known, ended, batch) else {
+                // The client comes back with its last id, and hears the reason.
                 return;
             };
             let full = batch.len() as i64 == events::BATCH;

@@ -119,6 +119,13 @@ async fn post_protocol(
     let status = match protocols::insert(&state.pool, &caller.owner, &document).await? {
         Stored::New => StatusCode::CREATED,
         Stored::Same => StatusCode::OK,
+        Stored::Full => {
+            let detail = format!(
+                "an owner may keep at most {} protocols; evaluations also take whole documents",
+                protocols::MOST
+            );
+            return Err(Problem::new(Code::QuotaExceeded, detail));
+        }
         Stored::Taken => return Err(taken("another document has this name and version: raise the version")),
     };
     let location = format!("/v1/protocols/{}?version={}", document.name, document.version);

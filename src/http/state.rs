@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::Caller;
 use super::rate::Rates;
+use super::streams::Streams;
 use super::views::Views;
 use super::watch::Watcher;
 use crate::dataset::Catalogue;
@@ -61,6 +62,7 @@ pub struct AppState {
     pub(super) watcher: Watcher,
     pub(super) views: Views,
     pub(super) rates: Rates,
+    pub(super) streams: Streams,
     /// Ends long polls.
     pub(super) shutdown: CancellationToken,
 }
@@ -76,6 +78,7 @@ impl AppState {
         let watcher = Watcher::new(pool.clone());
         let views = Views::new(pool.clone(), settings.queue_age);
         let rates = Rates::new(settings.rate_per_minute);
-        Self { pool, artifacts, catalogue, settings, watcher, views, rates, shutdown: CancellationToken::new() }
+        let (streams, shutdown) = (Streams::default(), CancellationToken::new());
+        Self { pool, artifacts, catalogue, settings, watcher, views, rates, streams, shutdown }
     }
 }

@@ -37,7 +37,8 @@ pub async fn depth(pool: &PgPool) -> Result<Depth, sqlx::Error> {
     // The same order of reasons as for one evaluation.
     let waiting = sqlx::query_as(
         "with live as (
-             select distinct platform from workers where not draining and seen_at > now() - make_interval(secs => $1)
+             select distinct platform from workers
+             where not draining and not sandbox ? 'unavailable' and seen_at > now() - make_interval(secs => $1)
          ), open as (
              select e.id, e.profile, m.state as model, rank() over (order by e.priority desc, e.created_at) - 1 as position
              from evaluations e join models m on m.id = e.model_id where e.state in ('queued', 'running')

@@ -53,7 +53,7 @@ pub struct Space {
 /// What an upload turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uploaded {
-    /// Where the bytes are until [`Artifacts::keep_model`] or [`Artifacts::discard`] decides.
+    /// Where the bytes are until [`Artifacts::discard`].
     pub key: Key,
     pub sha256: String,
     pub bytes: u64,
@@ -188,14 +188,22 @@ impl Artifacts {
         Key::from(format!("models/{sha256}"))
     }
 
-    /// Moves an upload to where models of its hash lie.
+    /// Copies an upload to where models of its hash lie; in a directory that is a second name for the same bytes. Doing it
+    /// twice changes nothing.
     pub async fn keep_model(&self, upload: &Uploaded) -> Result<(), ArtifactError> {
         let to = Self::model_key(&upload.sha256);
         if self.remote && upload.bytes > LARGEST_COPY {
-            self.copy_through(&upload.key, &to).await?;
-            return Ok(self.store.delete(&upload.key).await?);
+            return self.copy_through(&upload.key, &to).await;
         }
-        Ok(self.store.rename(&upload.key, &to).await?)
+        Ok(self.store.copy(&upload.key, &to).await?)
+    }
+
+    pub async fn has_model(&self, sha256: &str) -> Result<bool, ArtifactError> {
+        match self.store.head(&Self::model_key(sha256)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Copies an object by way of this process.

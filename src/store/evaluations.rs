@@ -216,6 +216,18 @@ pub async fn readable(pool: &PgPool, owner: Option<&str>, id: Uuid) -> Result<bo
     .await
 }
 
+/// Whether an evaluation has ended; `None` if there is none that the owner (anybody, if `None`) may read.
+pub async fn ended(pool: &PgPool, owner: Option<&str>, id: Uuid) -> Result<Option<bool>, sqlx::Error> {
+    let state: Option<State> = sqlx::query_scalar(
+        "select state from evaluations where id = $1 and (shared or $2::text is null or owner = $2)",
+    )
+    .bind(id)
+    .bind(owner)
+    .fetch_optional(pool)
+    .await?;
+    Ok(state.map(State::is_terminal))
+}
+
 /// Shares an evaluation of this owner (of anybody, if `None`) or takes it back; `false` if there is none.
 pub async fn share(pool: &PgPool, owner: Option<&str>, id: Uuid, shared: bool) -> Result<bool, sqlx::Error> {
     let found = sqlx::query(

@@ -156,6 +156,8 @@ pub async fn any(pool: &PgPool) -> Result<bool, sqlx::Error> {
 /// Whom a valid key speaks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
+    /// The key's id.
+    pub key: String,
     pub owner: String,
     pub scopes: Vec<Scope>,
 }
@@ -183,7 +185,18 @@ pub async fn authenticate(pool: &PgPool, secret: &Secret) -> Result<Option<Holde
     .execute(pool)
     .await?;
     let scopes = scopes.iter().map(|scope| scope.parse()).collect::<Result<_, _>>()?;
-    Ok(Some(Holder { owner, scopes }))
+    Ok(Some(Holder { key: secret.id.clone(), owner, scopes }))
+}
+
+/// Whether the key of this id is neither expired nor revoked.
+pub async fn usable(pool: &PgPool, id: &str) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "select exists (select 1 from api_keys
+                        where id = $1 and revoked_at is null and (expires_at is null or expires_at > now()))",
+    )
+    .bind(id)
+    .fetch_one(pool)
+    .await
 }
 
 #[cfg(test)]

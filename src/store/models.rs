@@ -75,28 +75,45 @@ pub async fn counts(pool: &PgPool) -> Result<Vec<(String, i64)>, sqlx::Error> {
 }
 
 /// Stores an uploaded model, or finds the owner's existing one of the same identity. The flag says whether it is new.
-/// The upload is gone afterwards: moved to its place, or discarded.
+/// The upload is gone afterwards.
 pub async fn insert(
     pool: &PgPool,
     artifacts: &Artifacts,
     upload: &Uploaded,
     new: &NewModel<'_>,
 ) -> Result<(Model, bool), StoreError> {
-    let stored = insert_locked(pool, artifacts, upload, new).await;
+    let stored = insert_with_bytes(pool, artifacts, upload, new).await;
+    artifacts.discard(upload).await.ok();
     if stored.is_err() {
-        // Whichever of the two places the bytes have reached.
-        artifacts.discard(upload).await.ok();
         forget_artifact(pool, artifacts, &upload.sha256).await.ok();
     }
     stored
 }
 
-async fn insert_locked(
+async fn insert_with_bytes(
     pool: &PgPool,
     artifacts: &Artifacts,
     upload: &Uploaded,
     new: &NewModel<'_>,
 ) -> Result<(Model, bool), StoreError> {
+    loop {
+        // Before the lock and its connection are taken: a large object's copy may take minutes.
+        if !artifacts.has_model(&upload.sha256).await? {
+            artifacts.keep_model(upload).await?;
+        }
+        if let Some(stored) = insert_row(pool, artifacts, upload, new).await? {
+            return Ok(stored);
+        }
+    }
+}
+
+/// `None` if the last model of the same bytes was deleted, and the bytes with it, before this one referred to them.
+async fn insert_row(
+    pool: &PgPool,
+    artifacts: &Artifacts,
+    upload: &Uploaded,
+    new: &NewModel<'_>,
+) -> Result<Option<(Model, bool)>, StoreError> {
     let mut tx = pool.begin().await?;
     lock_artifact(&mut tx, &upload.sha256).await?;
     let created: Option<Uuid> = sqlx::query_scalar(
@@ -117,15 +134,14 @@ async fn insert_locked(
         .bind(new.identity)
         .fetch_one(&mut *tx)
         .await?;
-    match created {
-        Some(_) => {
-            quota::storage(&mut tx, new.owner, new.quotas).await??;
-            artifacts.keep_model(upload).await?;
+    if created.is_some() {
+        quota::storage(&mut tx, new.owner, new.quotas).await??;
+        if !artifacts.has_model(&upload.sha256).await? {
+            return Ok(None);
         }
-        None => artifacts.discard(upload).await?,
     }
     tx.commit().await?;
-    Ok((model, created.is_some()))
+    Ok(Some((model, created.is_some())))
 }
 
 /// Serialises everything that adds or takes away references to an artifact. Held until the transaction ends.

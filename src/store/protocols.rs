@@ -7,6 +7,9 @@ use uuid::Uuid;
 
 use crate::protocol::Protocol;
 
+/// Most protocols that one owner may keep. They are listed all at once.
+pub const MOST: i64 = 1000;
+
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct StoredProtocol {
     pub document: Json<Protocol>,
@@ -21,25 +24,33 @@ pub enum Stored {
     Same,
     /// Another document holds this name and version.
     Taken,
+    /// The owner has [`MOST`] already.
+    Full,
 }
 
 /// Stores a protocol. Name and version, once taken, never change their meaning.
 pub async fn insert(pool: &PgPool, owner: &str, protocol: &Protocol) -> Result<Stored, sqlx::Error> {
     let done = sqlx::query(
-        "insert into protocols (id, owner, name, version, document) values ($1, $2, $3, $4, $5) on conflict do nothing",
+        "insert into protocols (id, owner, name, version, document)
+         select $1, $2, $3, $4, $5 where (select count(*) from protocols where owner = $2) < $6 on conflict do nothing",
     )
     .bind(Uuid::now_v7())
     .bind(owner)
     .bind(&protocol.name)
     .bind(protocol.version as i32)
     .bind(Json(protocol))
+    .bind(MOST)
     .execute(pool)
     .await?;
     if done.rows_affected() == 1 {
         return Ok(Stored::New);
     }
     let there = get(pool, owner, &protocol.name, Some(protocol.version)).await?;
-    Ok(if there.is_some_and(|s| s.document.0 == *protocol) { Stored::Same } else { Stored::Taken })
+    Ok(match there {
+        Some(there) if there.document.0 == *protocol => Stored::Same,
+        Some(_) => Stored::Taken,
+        None => Stored::Full,
+    })
 }
 
 /// A protocol by name; the newest version unless one is asked for.

@@ -71,11 +71,11 @@ pub async fn live(pool: &PgPool, profile: Option<&NumericProfile>) -> Result<i64
     .await
 }
 
-/// Workers that showed signs of life: device, whether draining, how many.
+/// Live workers that do not refuse models: device, whether draining, how many.
 pub async fn counts(pool: &PgPool) -> Result<Vec<(String, bool, i64)>, sqlx::Error> {
     sqlx::query_as(
         "select platform ->> 'device', draining, count(*) from workers
-         where seen_at > now() - make_interval(secs => $1) group by 1, 2",
+         where not sandbox ? 'unavailable' and seen_at > now() - make_interval(secs => $1) group by 1, 2",
     )
     .bind(GONE_AFTER_SECONDS)
     .fetch_all(pool)

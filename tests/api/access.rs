@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use gauntlet::http::{self, Settings};
+use gauntlet::store::evaluations;
 use gauntlet::store::keys::{self, NewKey, Scope};
 use gauntlet::store::{Quotas, pool};
 use reqwest::{Method, Response};
@@ -295,4 +296,67 @@ async fn an_address_that_others_can_reach_needs_keys() {
     server.wait().unwrap();
     let database = pool::connect(&url, 1).await.unwrap();
     assert!(keys::any(&database).await.unwrap());
+}
+
+#[tokio::test]
+async fn pages_from_elsewhere_cannot_use_a_server_that_asks_for_no_key() {
+    let bench = Bench::start().await;
+    let status = async |name: &str, value: &str| {
+        let request = bench.client.get(bench.at("/v1/models")).header(name, value);
+        problem_or_ok(request.send().await.unwrap()).await
+    };
+    assert_eq!(status("origin", &bench.url).await, None);
+    for (name, value) in
+        [("origin", "https://pages.example"), ("host", "rebound.example"), ("x-forwarded-for", "1.2.3.4")]
+    {
+        assert_eq!(status(name, value).await.as_deref(), Some("forbidden"), "{name}");
+    }
+}
+
+/// The code of a refusal.
+async fn problem_or_ok(response: Response) -> Option<String> {
+    if response.status().is_success() {
+        return None;
+    }
+    Some(response.json::<Value>().await.unwrap()["code"].as_str().unwrap().to_owned())
+}
+
+/// Opens the stream of an evaluation and waits for its first event.
+async fn follow(bench: &Bench, key: &str, evaluation: Uuid) -> Response {
+    let mut stream = get(bench, key, &format!("/v1/evaluations/{evaluation}/events")).await;
+    let mut heard = String::new();
+    while !heard.contains("event: state") {
+        heard += std::str::from_utf8(&stream.chunk().await.unwrap().unwrap()).unwrap();
+    }
+    stream
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_reader_may_not_read_any_more() {
+    let bench = Bench::start().await;
+    let (alice, bob) =
+        (key(&bench, "alice", &[Scope::Submit, Scope::Read]).await, key(&bench, "bob", &[Scope::Read]).await);
+    let evaluation = alices(&bench, &alice).await.evaluation;
+    let share = async |shared: bool| assert!(evaluations::share(&bench.pool, None, evaluation, shared).await.unwrap());
+    share(true).await;
+    let (mut hers, mut his) = (follow(&bench, &alice, evaluation).await, follow(&bench, &bob, evaluation).await);
+    share(false).await;
+    while his.chunk().await.unwrap().is_some() {}
+    assert!(keys::revoke(&bench.pool, alice.split('_').nth(1).unwrap()).await.unwrap());
+    // Any change of the evaluation has the stream look again at once.
+    share(true).await;
+    while hers.chunk().await.unwrap().is_some() {}
+}
+
+#[tokio::test]
+async fn streams_of_one_owner_are_counted() {
+    let bench = Bench::start().await;
+    let alice = key(&bench, "alice", &[Scope::Submit, Scope::Read]).await;
+    let evaluation = alices(&bench, &alice).await.evaluation;
+    let mut open = Vec::new();
+    for _ in 0..100 {
+        open.push(follow(&bench, &alice, evaluation).await);
+    }
+    let refused = get(&bench, &alice, &format!("/v1/evaluations/{evaluation}/events")).await;
+    assert_eq!(problem(refused, 429).await.0, "rate_limited");
 }

@@ -26,6 +26,13 @@ async fn a_posted_protocol_keeps_its_meaning() {
     assert_eq!(bench.json("/v1/protocols/mine?version=1").await, first);
     let builtin = bench.post("/v1/protocols", &json!({"name": "pgd-linf", "clean": {}})).await;
     assert_eq!(problem(builtin, 409).await.0, "protocol_taken");
+    // The list stays bounded; what is there can still be posted again.
+    let many = "insert into protocols (id, owner, name, version, document)
+                select gen_random_uuid(), owner, 'another', n, document from protocols, generate_series(1, 998) n where version = 1";
+    sqlx::query(many).execute(&bench.pool).await.unwrap();
+    assert_eq!(problem(bench.post("/v1/protocols", &document(3, 6)).await, 429).await.0, "quota_exceeded");
+    assert_eq!(bench.post("/v1/protocols", &document(1, 5)).await.status(), 200);
+    sqlx::query("delete from protocols where name = 'another'").execute(&bench.pool).await.unwrap();
     let listed = bench.json("/v1/protocols").await;
     let names: Vec<(&str, bool)> = listed["items"]
         .as_array()
