@@ -99,6 +99,7 @@ async fn models_go_up_in_parts_and_come_back_as_files_of_the_same_hash() {
     let upload = artifacts.upload(stream(&model), u64::MAX).await.unwrap();
     assert_eq!((upload.bytes, &upload.sha256), (model.len() as u64, &hex::encode(Sha256::digest(&model))));
     artifacts.keep_model(&upload).await.unwrap();
+    artifacts.discard(&upload).await.unwrap();
     assert_eq!(objects(&artifacts).await, [format!("models/{}", upload.sha256)]);
     let file = artifacts.model_file(&upload.sha256).await.unwrap();
     assert!(std::fs::read(&file).unwrap() == model);
@@ -193,6 +194,7 @@ async fn a_server_that_goes_mid_read_is_an_error_and_leaves_no_half_model() {
     let direct = bucket(&server.address, &near);
     let upload = direct.upload(stream(&model), u64::MAX).await.unwrap();
     direct.keep_model(&upload).await.unwrap();
+    direct.discard(&upload).await.unwrap();
     let limit = Arc::new(AtomicU64::new(5 << 20));
     let distant = bucket(&cut_after(server.address.clone(), limit.clone()).await, &far);
     let error = distant.model_file(&upload.sha256).await.unwrap_err();

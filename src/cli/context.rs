@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 use sqlx::PgPool;
 
-use crate::config::{SandboxChoice, Settings};
+use crate::config::{SandboxChoice, Settings, Sources};
 use crate::postgres::Cluster;
 use crate::protocol::{Device, Pictures};
 use crate::store::frost::FrostFiles;
@@ -28,8 +28,18 @@ pub struct Global {
 }
 
 impl Global {
+    /// File and environment; flags go over them.
+    pub fn sources(&self) -> anyhow::Result<Sources> {
+        Sources::new(self.config.as_deref())
+    }
+
+    /// Whether a flag gives this setting.
+    pub fn overrides(&self, setting: &str) -> bool {
+        setting == "data_dir" && self.data_dir.is_some()
+    }
+
     pub fn settings(&self) -> anyhow::Result<Settings> {
-        let mut settings = Settings::load(self.config.as_deref())?;
+        let mut settings = self.sources()?.settings()?;
         if let Some(dir) = &self.data_dir {
             settings.data_dir = dir.clone();
         }

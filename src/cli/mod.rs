@@ -2,6 +2,7 @@
 
 pub mod bench;
 mod client;
+mod config;
 mod context;
 mod corrupt;
 mod dataset;
@@ -51,6 +52,9 @@ enum Command {
     },
     /// Bring the database's schema forward.
     Migrate,
+    /// Show and check the settings.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Import and manage datasets.
     #[command(subcommand)]
     Dataset(dataset::DatasetCommand),
@@ -112,6 +116,8 @@ fn run(Cli { global, command }: Cli) -> anyhow::Result<()> {
             print!("{}", crate::http::openapi_yaml());
             Ok(())
         }
+        // Also when the settings cannot be used.
+        Command::Config(command) => config::run(command, &global),
         command => tokio::runtime::Runtime::new()?.block_on(run_async(global, command)),
     }
 }
@@ -140,7 +146,7 @@ async fn run_async(global: Global, command: Command) -> anyhow::Result<()> {
         Command::Corrupt(arguments) => corrupt::run(&arguments, &settings),
         Command::Demo(arguments) => demo::run(arguments, &settings).await,
         Command::Bench(command) => bench::run(command).await,
-        Command::Openapi => unreachable!("needs no runtime"),
+        Command::Openapi | Command::Config(_) => unreachable!("needs no runtime"),
         #[cfg(feature = "evaluator")]
         Command::Evaluate | Command::TrainDigits(_) => unreachable!("needs no runtime"),
     }

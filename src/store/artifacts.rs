@@ -27,6 +27,8 @@ pub enum ArtifactError {
     Upload(String),
     #[error("{0:?} is no place for artifacts: give a directory, or s3://bucket or s3://bucket/prefix")]
     Location(String),
+    #[error("{variable} names the file {file}: {error}")]
+    Secret { variable: String, file: String, error: std::io::Error },
     #[error("model {sha256} is damaged in the artifact store: its bytes have the hash {found}")]
     Damaged { sha256: String, found: String },
     #[error("larger than the limit of {limit} bytes")]
@@ -59,6 +61,8 @@ pub struct Uploaded {
     pub bytes: u64,
 }
 
+/// Variables whose value may lie in a file that a variable named `…_FILE` names.
+const SECRETS: [&str; 3] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
 const PART_BYTES: usize = 8 << 20;
 /// S3 copies no object larger than this by itself.
 const LARGEST_COPY: u64 = 5 << 30;
@@ -84,7 +88,8 @@ impl Artifacts {
     }
 
     /// Opens a bucket; of `variables` those count that are named like AWS's own, such as `AWS_ACCESS_KEY_ID`,
-    /// `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL` and `AWS_ALLOW_HTTP`.
+    /// `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL` and `AWS_ALLOW_HTTP`. Keys and token may lie in files that
+    /// `AWS_SECRET_ACCESS_KEY_FILE` and the like name.
     pub fn s3(
         bucket: &str,
         prefix: &str,
@@ -99,6 +104,15 @@ impl Artifacts {
         let retry = RetryConfig { max_retries: 4, retry_timeout: Duration::from_secs(60), ..RetryConfig::default() };
         let mut builder = AmazonS3Builder::new().with_client_options(client).with_retry(retry);
         for (name, value) in variables.into_iter().filter(|(name, _)| name.starts_with("AWS_")) {
+            let (name, value) = match name.strip_suffix("_FILE").filter(|name| SECRETS.contains(name)) {
+                Some(secret) => {
+                    let text = std::fs::read_to_string(&value);
+                    let text =
+                        text.map_err(|e| ArtifactError::Secret { variable: name.clone(), file: value, error: e })?;
+                    (secret.to_owned(), text.trim().to_owned())
+                }
+                None => (name, value),
+            };
             if let Ok(key) = name.to_ascii_lowercase().parse() {
                 builder = builder.with_config(key, value);
             }

@@ -4,14 +4,14 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 /// Limits of every owner that has a key; 0: none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Quotas {
-    /// Unfinished evaluations.
+    /// Unfinished evaluations of one owner; 0: no limit, as below.
     pub open_evaluations: u32,
-    /// Evaluations accepted within 24 hours.
+    /// Evaluations of one owner accepted within 24 hours.
     pub evaluations_per_day: u32,
-    /// Bytes of models that were not deleted.
+    /// Models of one owner together, those not deleted.
     pub model_bytes: u64,
 }
 

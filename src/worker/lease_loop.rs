@@ -119,11 +119,13 @@ impl Worker {
         }
         // Checks are short and their owners wait for them; by turns, so that many of them do not keep shards waiting.
         self.checks_first = !self.checks_first;
-        if self.checks_first {
-            Ok(self.next_check(shutdown).await? || self.next_shard(shutdown).await?)
-        } else {
-            Ok(self.next_shard(shutdown).await? || self.next_check(shutdown).await?)
+        if self.checks_first && self.next_check(shutdown).await? {
+            return Ok(true);
         }
+        if self.next_shard(shutdown).await? {
+            return Ok(true);
+        }
+        Ok(!self.checks_first && self.next_check(shutdown).await?)
     }
 
     async fn next_check(&mut self, shutdown: &Shutdown) -> Result<bool, sqlx::Error> {

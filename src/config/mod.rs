@@ -1,44 +1,62 @@
 //! Settings: defaults, then `gauntlet.toml`, then `GAUNTLET_*` variables, then flags.
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+mod check;
+mod source;
+mod table;
 
-use anyhow::Context;
-use figment::Figment;
-use figment::providers::{Env, Format as _, Serialized, Toml};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::protocol::Device;
 use crate::store::Quotas;
 
-/// Every setting, with its default in [`Settings::default`]. README's table documents the same names.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+pub use check::{Problem, check};
+pub use source::Sources;
+pub use table::table;
+
+/// Every setting, with its default in [`Settings::default`]. README's table is made of these comments.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Where everything lives that has no place of its own: artifacts and the embedded database.
+    #[schema(value_type = String)]
     pub data_dir: PathBuf,
-    /// Models, datasets, verdicts, witnesses: a directory or `s3://bucket/prefix`; `<data_dir>/artifacts` when unset.
+    /// Models, datasets, verdicts, witnesses: a directory, or `s3://bucket/prefix` with the usual `AWS_…` variables; unset:
+    /// `<data_dir>/artifacts`.
     pub artifacts: Option<String>,
     /// Postgres; unset: the embedded cluster in `data_dir`. `DATABASE_URL` is read too.
     pub database_url: Option<String>,
+    /// File that holds `database_url` and nothing else, such as a mounted secret.
+    #[schema(value_type = Option<String>)]
+    pub database_url_file: Option<PathBuf>,
     /// Folder with `postgres`, `initdb` and `pg_ctl` for the embedded cluster; unset: found on the system.
+    #[schema(value_type = Option<String>)]
     pub postgres_bin: Option<PathBuf>,
-    /// The API.
+    /// The API; any other address than loopback needs access keys.
+    #[schema(value_type = String)]
     pub listen: SocketAddr,
     /// Prometheus metrics.
+    #[schema(value_type = String)]
     pub metrics_listen: SocketAddr,
-    /// Prometheus metrics of `gauntlet worker`; unset: none.
+    /// Prometheus metrics of `gauntlet worker`, a port per worker of a machine; unset: none.
+    #[schema(value_type = Option<String>)]
     pub worker_metrics_listen: Option<SocketAddr>,
     /// Workers inside `gauntlet up`.
     pub workers: u32,
     /// `cpu` or `cuda`; unset: `cuda` where a GPU is found.
+    #[schema(value_type = Option<String>)]
     pub device: Option<Device>,
     /// CPU threads of each evaluator; unset: the cores shared among the workers of `up`.
     pub threads: Option<u32>,
-    /// A `gauntlet` binary with the evaluator, where this one has none.
+    /// A `gauntlet` binary with the evaluator, for builds without; unset: this binary.
+    #[schema(value_type = Option<String>)]
     pub evaluator: Option<PathBuf>,
     /// Folder with the pictures of the corruption frost (`frost1.png` … `frost5.jpg`); unset: what provisioning fetched,
     /// else a computed stand-in.
+    #[schema(value_type = Option<String>)]
     pub frost: Option<PathBuf>,
     /// A worker silent for this long loses its shard.
     pub lease_seconds: u64,
@@ -47,6 +65,7 @@ pub struct Settings {
     /// Longest time for one shard or one model's check, however lively the evaluator is.
     pub wall_seconds: u64,
     /// `required`: models run inside a sandbox or not at all. `off`: they can do what the worker can.
+    #[schema(value_type = String)]
     pub sandbox: SandboxChoice,
     /// Most memory of an evaluator on a CPU; unset: three quarters of the machine's, shared among the workers of `up`.
     pub evaluator_memory_bytes: Option<u64>,
@@ -59,10 +78,12 @@ pub struct Settings {
     /// Requests a minute of one owner; 0: no limit.
     pub rate_per_minute: u32,
     /// What one owner may use.
+    #[schema(inline)]
     pub quotas: Quotas,
     /// Database connections of the server.
     pub database_connections: u32,
-    /// `human` or `json`.
+    /// `human` or `json`; `GAUNTLET_LOG_LEVEL=debug` for more.
+    #[schema(value_type = String)]
     pub log: LogFormat,
     /// Base URL of an OTLP/HTTP collector that traces go to; unset: none.
     pub otlp_endpoint: Option<String>,
@@ -91,6 +112,7 @@ impl Default for Settings {
             data_dir: default_data_dir(),
             artifacts: None,
             database_url: None,
+            database_url_file: None,
             postgres_bin: None,
             listen: ([127, 0, 0, 1], 8080).into(),
             metrics_listen: ([127, 0, 0, 1], 9464).into(),
@@ -124,26 +146,6 @@ fn default_data_dir() -> PathBuf {
 }
 
 impl Settings {
-    /// Reads file and environment. `file` must exist when named; `gauntlet.toml` in the working directory is optional.
-    pub fn load(file: Option<&Path>) -> anyhow::Result<Self> {
-        let defaults = Figment::from(Serialized::defaults(Self::default()));
-        let with_file = match file {
-            Some(path) => {
-                anyhow::ensure!(path.is_file(), "configuration file {} does not exist", path.display());
-                defaults.merge(Toml::file_exact(path))
-            }
-            None => defaults.merge(Toml::file("gauntlet.toml")),
-        };
-        let database = Env::raw().only(&["DATABASE_URL"]);
-        let settings = with_file.merge(database).merge(Env::prefixed("GAUNTLET_").split("__").ignore(&[
-            "KEY",
-            "LOG_LEVEL",
-            "SERVER",
-            "TEST_DATABASE_URL",
-        ]));
-        settings.extract().context("the configuration is not valid")
-    }
-
     /// Where artifacts are: a directory or a URL.
     pub fn artifacts_location(&self) -> String {
         self.artifacts.clone().unwrap_or_else(|| self.data_dir.join("artifacts").to_string_lossy().into_owned())
