@@ -219,10 +219,10 @@ async fn imagenet_c_on_the_digits_gives_the_same_table_computed_and_out_of_publi
     let model_file = model_file.to_str().unwrap();
     let local = server.gauntlet_json(&["run", model_file, "--dataset", "few-c", "--protocol", "imagenet-c"]);
     assert_eq!(local["columns"], published["columns"]);
-    let lying = ["run", model_file, "--dataset", path, "--protocol", "imagenet-c", "--set", "clean=false"];
-    let lying = server.gauntlet_json(&lying);
-    assert_eq!(lying["columns"]["corruptions"], published["columns"]["corruptions"]);
-    assert_eq!(correct(&lying), correct(&published)[1..]);
+    let in_place = ["run", model_file, "--dataset", path, "--protocol", "imagenet-c", "--set", "clean=false"];
+    let in_place = server.gauntlet_json(&in_place);
+    assert_eq!(in_place["columns"]["corruptions"], published["columns"]["corruptions"]);
+    assert_eq!(correct(&in_place), correct(&published)[1..]);
 }
 
 /// Ten colour photographs of 224 pixels, each with one cell of a 2×5 grid brightened: its label.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # On a GPU machine whose python3 has PyTorch 2.11: does corrupting on the processor keep up with a ResNet-50 on the GPU?
-#   scripts/gpu/corruptions.sh [gauntlet binary] [images]      results also go to $OUT, if set; GAUNTLET_DEVICE=cpu tries it without a GPU
+#   scripts/gpu/corruptions.sh [gauntlet binary] [images, at least 16]      results also go to $OUT, if set; GAUNTLET_DEVICE=cpu tries it without a GPU
 # Compares verdicts per second of `imagenet-c` (75 corrupted cells) with those of `clean` on the same images, each less the time that a run
 # of 16 images takes. At a ratio near 1 the model never waits. The binary is built elsewhere (`cargo build --release`, stripped) and finds
 # libtorch, CUDA half included, in PyTorch's own folder.
@@ -37,7 +37,7 @@ for depth, width in zip([3, 4, 6, 3], [64, 128, 256, 512]):
         inside = 4 * width
 torch.manual_seed(0)
 model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inside, 1000)).eval()
-torch.jit.script(model).save(f"{out}/resnet50.pt")
+torch.jit.trace(model, torch.rand(2, 3, 224, 224)).save(f"{out}/resnet50.pt")
 smooth = nn.functional.interpolate(torch.rand(images, 3, 28, 28), size=224, mode="bilinear")
 pixels = (smooth * 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
 numpy.savez(f"{out}/images.npz", x=pixels, y=numpy.arange(images, dtype=numpy.int64) % 1000)
