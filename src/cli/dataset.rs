@@ -248,6 +248,9 @@ fn overview(manifests: &[Manifest]) -> Table {
     table
 }
 
+/// Original files that are listed; a published set has many.
+const MOST_FILES: usize = 6;
+
 fn details(manifest: &Manifest) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY);
@@ -269,11 +272,15 @@ fn details(manifest: &Manifest) -> Table {
         row("published", format!("{} cells of {} images", set.cells.len(), manifest.images));
         row("clean images", set.clean.map_or("none".into(), |data| format!("hash {}", data.hash)));
     }
-    for file in &manifest.origin.files {
+    let files = &manifest.origin.files;
+    for file in files.iter().take(MOST_FILES) {
         row(
             "from",
             format!("{} ({} bytes, sha256 {}…)", file.name, file.bytes, &file.sha256[..12.min(file.sha256.len())]),
         );
+    }
+    if files.len() > MOST_FILES {
+        row("", format!("and {} more", files.len() - MOST_FILES));
     }
     match manifest.origin.geometry.resize {
         Some(Resize::ShortSide(side)) => row("resized", format!("short side to {side}, antialiased bilinear")),
