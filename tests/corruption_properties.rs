@@ -1,7 +1,7 @@
 //! Any image, any corruption: no panic, the same shape, the same bytes every time.
 
 use gauntlet::robustness::corruption::{
-    Channels, Corruption, FrostTextures, Image, Keyed, NumpyCompat, Recipe, Severity, Shape, Table,
+    Channels, Corruption, FrostTextures, Image, Keyed, NumpyCompat, Recipe, Severity, Shape, Table, prefetched,
 };
 use proptest::prelude::*;
 
@@ -75,29 +75,47 @@ proptest! {
     }
 }
 
+/// Every type at sides up to 1024, with severities, tables, contents and channels varied.
+fn large_jobs() -> Vec<(Recipe, Shape, Content)> {
+    let sides = [(1024, 1024), (1, 1024), (1024, 1), (1023, 33), (500, 131), (2, 700)];
+    let job = |(i, (corruption, (height, width)))| {
+        let recipe = Recipe {
+            corruption,
+            severity: Severity::ALL[(i + i / 5) % 5],
+            table: Table::ALL[i / 6 % 4],
+            saved: i % 4 == 1,
+        };
+        let channels = if i % 3 == 2 { Channels::Grey } else { Channels::Rgb };
+        let content = match i / 2 % 4 {
+            0 => Content::Random(i as u64),
+            1 => Content::Zero,
+            2 => Content::Colourless(i as u64),
+            _ => Content::Constant((i * 37 % 256) as u8),
+        };
+        (recipe, Shape { height, width, channels }, content)
+    };
+    let cells = Corruption::ALL.into_iter().flat_map(|corruption| sides.map(|sides| (corruption, sides)));
+    cells.enumerate().map(job).collect()
+}
+
 #[test]
-fn threads_give_the_bytes_of_one_thread_at_large_and_uneven_sizes() {
+fn large_and_uneven_images_give_the_same_bytes_on_one_thread_and_on_many() {
     let textures = FrostTextures::procedural();
-    let shapes =
-        [(1024, 1024), (1, 700), (513, 40)].map(|(height, width)| Shape { height, width, channels: Channels::Rgb });
-    let jobs: Vec<(Recipe, Shape)> = Corruption::ALL
-        .into_iter()
-        .enumerate()
-        .map(|(i, corruption)| {
-            let recipe =
-                Recipe { corruption, severity: Severity::ALL[4 - i % 2 * 3], table: Table::Px224, saved: i % 3 == 0 };
-            (recipe, shapes[i % 3])
-        })
-        .collect();
-    let run = |(recipe, shape): &(Recipe, Shape)| {
-        recipe.apply(&image(*shape, Content::Random(7)), &textures, &mut Keyed::new(3, 1, 4)).into_bytes()
+    let jobs = large_jobs();
+    let run = |&(recipe, shape, content): &(Recipe, Shape, Content)| {
+        let corrupted = recipe.apply(&image(shape, content), &textures, &mut Keyed::new(3, 1, 4));
+        assert_eq!(corrupted.shape(), shape);
+        corrupted.into_bytes()
     };
     let alone: Vec<Vec<u8>> = jobs.iter().map(run).collect();
-    let together: Vec<Vec<u8>> = std::thread::scope(|scope| {
-        let handles: Vec<_> = jobs.iter().rev().map(|job| scope.spawn(|| run(job))).collect();
-        handles.into_iter().rev().map(|h| h.join().unwrap()).collect()
-    });
-    assert!(alone == together);
+    for threads in [2, 8] {
+        let make = |item: usize| run(&jobs[item]);
+        prefetched(jobs.len(), threads, 16, make, |together| {
+            for (job, alone) in jobs.iter().zip(&alone) {
+                assert!(together.take() == *alone, "{job:?} with {threads} threads");
+            }
+        });
+    }
 }
 
 #[test]

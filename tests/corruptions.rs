@@ -105,7 +105,7 @@ fn local_run(world: &World, environment: &[(&str, &str)]) -> (Value, Vec<u8>) {
 
 /// Corrupts the digits here, imports the result as a dataset of its own, and compares its clean verdicts.
 async fn judged_like_clean_images(world: &World, model: uuid::Uuid, evaluation: uuid::Uuid) {
-    let scene = Scene { preset: None, images: [1, 32, 32], pictures: Pictures::Procedural };
+    let scene = Scene::new(None, [1, 32, 32], Pictures::Procedural);
     let conditions = protocol().conditions_for(&scene).unwrap();
     let digits = world.catalogue.get("digits").await.unwrap();
     let batch = world.catalogue.read(&digits, FIRST as usize..(FIRST + IMAGES) as usize).await.unwrap();

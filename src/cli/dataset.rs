@@ -11,15 +11,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use object_store::ObjectStore;
 
 use crate::dataset::{
-    Catalogue, Channels, Geometry, ImportOptions, Manifest, Preset, PublishedCell, Resize, Source, SourceOptions,
-    Split, published_cells,
+    Catalogue, Channels, Content, Geometry, ImportOptions, Manifest, Preset, PublishedFiles, Resize, Source,
+    SourceOptions, Split, published_cells,
 };
 
 /// Import and manage datasets.
 #[derive(Debug, Subcommand)]
 pub enum DatasetCommand {
-    /// Import an image folder, MNIST idx, CIFAR binary, npz, npy or safetensors under a name; of a published corrupted set
-    /// (ImageNet-C's tree, CIFAR-10-C's arrays) every type and severity under a name of its own, such as NAME-fog-3.
+    /// Import an image folder, MNIST idx, CIFAR binary, npz, npy or safetensors under a name, or a published corrupted set
+    /// (ImageNet-C's tree, CIFAR-10-C's arrays) as one dataset.
     Import(Import),
     /// List the imported datasets.
     List {
@@ -52,6 +52,9 @@ pub struct Import {
     preset: Option<PresetArgument>,
     #[command(flatten)]
     reading: Reading,
+    /// Of a published corrupted set: the imported dataset of the images before they were corrupted.
+    #[arg(long, value_name = "DATASET")]
+    clean: Option<String>,
     /// Let the name move to other content.
     #[arg(long)]
     replace: bool,
@@ -161,51 +164,51 @@ pub async fn run(command: DatasetCommand, store: Arc<dyn ObjectStore>) -> anyhow
 }
 
 async fn import(catalogue: &Catalogue, arguments: Import) -> anyhow::Result<()> {
-    let Import { path, name, preset, reading, replace, format } = arguments;
+    let Import { path, name, preset, reading, clean, replace, format } = arguments;
     let options = SourceOptions::from(reading);
     let cells = published_cells(&path, &options)?;
-    if cells.is_empty() {
-        let manifest = import_one(catalogue, &name, path, options, preset, replace).await?;
-        return show(&manifest, format);
-    }
-    let mut manifests = Vec::with_capacity(cells.len());
-    for PublishedCell { corruption, severity, path, options } in cells {
-        let name = format!("{name}-{}-{}", corruption.name(), severity.get());
-        manifests.push(import_one(catalogue, &name, path, options, preset, replace).await?);
-    }
-    match format {
-        Format::Json => print_json(&manifests),
-        Format::Table => {
-            println!("{}", overview(&manifests));
-            Ok(())
-        }
-    }
-}
-
-async fn import_one(
-    catalogue: &Catalogue,
-    name: &str,
-    path: PathBuf,
-    options: SourceOptions,
-    preset: Option<PresetArgument>,
-    replace: bool,
-) -> anyhow::Result<Manifest> {
-    let source =
-        tokio::task::spawn_blocking(move || Source::open(&path, &options)).await.context("reading stopped")??;
-
-    let bar =
-        if std::io::stderr().is_terminal() { ProgressBar::new(source.len() as u64) } else { ProgressBar::hidden() };
+    anyhow::ensure!(clean.is_none() || !cells.is_empty(), "--clean: {} is no published corrupted set", path.display());
+    let clean = match clean {
+        Some(name) => Some(catalogue.get(&name).await.context("--clean")?),
+        None => None,
+    };
+    let opened = tokio::task::spawn_blocking(move || match cells.is_empty() {
+        true => Source::open(&path, &options).map(Opened::Images),
+        false => PublishedFiles::new(cells).map(Opened::Published),
+    });
+    let opened = opened.await.context("reading stopped")??;
+    let images = match &opened {
+        Opened::Images(source) => source.len(),
+        Opened::Published(files) => files.first().len() * files.cells().count(),
+    };
+    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(images as u64) } else { ProgressBar::hidden() };
     bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} images, {eta} left")?);
     bar.set_message(format!("Importing {name}"));
     let ticker = bar.clone();
-    let options = ImportOptions {
-        preset: preset.map_or(source.preset(), PresetArgument::preset),
+    let said = preset.map(PresetArgument::preset);
+    let options = |implied| ImportOptions {
+        preset: said.unwrap_or(implied),
         replace,
         progress: Arc::new(move |images| ticker.inc(images)),
     };
-    let manifest = catalogue.import(name, Arc::new(source), &options).await;
+    let manifest = match opened {
+        Opened::Images(source) => {
+            let options = options(source.preset());
+            catalogue.import(&name, Arc::new(source), &options).await
+        }
+        Opened::Published(files) => {
+            let options = options(files.first().preset().or(clean.as_ref().and_then(|clean| clean.preset)));
+            catalogue.import_published(&name, files, clean.as_ref(), &options).await
+        }
+    };
     bar.finish_and_clear();
-    Ok(manifest?)
+    show(&manifest?, format)
+}
+
+/// What an import reads.
+enum Opened {
+    Images(Source),
+    Published(PublishedFiles),
 }
 
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
@@ -245,6 +248,9 @@ fn overview(manifests: &[Manifest]) -> Table {
     table
 }
 
+/// Original files that are listed; a published set has many.
+const MOST_FILES: usize = 6;
+
 fn details(manifest: &Manifest) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY);
@@ -262,11 +268,19 @@ fn details(manifest: &Manifest) -> Table {
         row("class names", format!("{}{more}", some.join(", ")));
     }
     row("preset", preset(manifest));
-    for file in &manifest.origin.files {
+    if let Content::Published(set) = &manifest.content {
+        row("published", format!("{} cells of {} images", set.cells.len(), manifest.images));
+        row("clean images", set.clean.map_or("none".into(), |data| format!("hash {}", data.hash)));
+    }
+    let files = &manifest.origin.files;
+    for file in files.iter().take(MOST_FILES) {
         row(
             "from",
             format!("{} ({} bytes, sha256 {}…)", file.name, file.bytes, &file.sha256[..12.min(file.sha256.len())]),
         );
+    }
+    if files.len() > MOST_FILES {
+        row("", format!("and {} more", files.len() - MOST_FILES));
     }
     match manifest.origin.geometry.resize {
         Some(Resize::ShortSide(side)) => row("resized", format!("short side to {side}, antialiased bilinear")),

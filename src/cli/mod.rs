@@ -10,6 +10,7 @@ mod demo;
 mod follow;
 mod hash;
 mod health;
+mod images;
 mod key;
 mod run;
 mod show;

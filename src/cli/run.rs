@@ -2,7 +2,6 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -12,13 +11,14 @@ use serde_json::json;
 use super::context;
 use super::dataset::Reading;
 use super::hash::hash_file;
+use super::images::Images;
 use super::show::{self, Format};
 use crate::config::Settings;
-use crate::dataset::{Batch, Catalogue, Manifest, Preset, Shape, Source, SourceOptions, published_cells};
+use crate::dataset::{Part, Preset, Shape};
 use crate::protocol::report::{Diagnostics, Table, Tally, columns, cpu_time, row};
 use crate::protocol::{
-    Condition, Finding, Format as ModelFormat, ModelSpec, NumericProfile, Pictures, Preprocessing, Protocol, Scene,
-    builtin, plan,
+    Condition, Finding, Format as ModelFormat, ModelSpec, NumericProfile, Pictures, Preprocessing, Protocol, builtin,
+    plan,
 };
 use crate::store::Artifacts;
 use crate::store::evidence::{self, VerdictRow};
@@ -29,7 +29,7 @@ use crate::worker::{Child, ChildError, ChildOptions, validate};
 pub struct RunArguments {
     /// A TorchScript file.
     model: PathBuf,
-    /// The name of an imported dataset, or a path to read from.
+    /// The name of an imported dataset, or a path to read from: images, or a published corrupted set.
     #[arg(long)]
     dataset: String,
     #[command(flatten)]
@@ -88,16 +88,14 @@ pub async fn run(arguments: RunArguments, settings: &Settings) -> anyhow::Result
     if let Some(path) = &arguments.verdicts {
         verdict_format(path)?;
     }
-    let images = Images::open(&arguments, settings).await?;
+    let images = Images::open(&arguments.dataset, &arguments.reading, settings).await?;
     let protocol = protocol(&arguments)?;
-    let preset = arguments.preset.or(images.preset()).map(|p| p.to_string());
-    let Shape { channels, height, width } = images.shape();
     let artifacts = (!protocol.corruption.is_empty()).then(|| context::artifacts(settings)).transpose()?;
     let pictures = match &artifacts {
         Some(artifacts) => context::frost_pictures(settings, artifacts).await?,
         None => Pictures::Procedural,
     };
-    let scene = Scene { preset: preset.as_deref(), images: [channels, height, width], pictures };
+    let scene = images.scene(arguments.preset, pictures);
     let conditions = protocol.conditions_for(&scene)?;
     let mut options = context::child_options(settings, 1)?;
     options.threads = arguments.threads.unwrap_or(options.threads);
@@ -121,7 +119,7 @@ pub async fn run(arguments: RunArguments, settings: &Settings) -> anyhow::Result
         provenance: json!({
             "software": {"gauntlet": env!("CARGO_PKG_VERSION")},
             "model": {"file": arguments.model, "sha256": session.sha256, "spec": session.spec},
-            "dataset": {"name": arguments.dataset, "hash": images.hash()?, "first_image": slice.first, "images": slice.count},
+            "dataset": {"name": arguments.dataset, "hash": images.hash().await?, "first_image": slice.first, "images": slice.count},
             "protocol": protocol, "protocol_hash": protocol.hash(),
             "seeds": arguments.seeds, "profile": session.profile, "sandbox": session.child.sandbox,
             "cpu_time": cpu_time(time.total, time.corruption),
@@ -172,88 +170,6 @@ fn write_verdicts(path: &Path, rows: &[VerdictRow]) -> anyhow::Result<()> {
     std::fs::write(path, bytes).with_context(|| path.display().to_string())
 }
 
-/// Where the images come from.
-enum Images {
-    Imported(Catalogue, Box<Manifest>),
-    Read(Arc<Source>),
-}
-
-impl Images {
-    async fn open(arguments: &RunArguments, settings: &Settings) -> anyhow::Result<Self> {
-        let path = PathBuf::from(&arguments.dataset);
-        if path.exists() {
-            let mut options = SourceOptions::from(arguments.reading.clone());
-            let mut cells = published_cells(&path, &options)?;
-            if cells.len() > 1 {
-                let dataset = &arguments.dataset;
-                bail!(
-                    "{dataset} holds {} published corruptions; import it, or name one severity's folder",
-                    cells.len()
-                );
-            }
-            options = cells.pop().map_or(options, |cell| cell.options);
-            let source = tokio::task::spawn_blocking(move || Source::open(&path, &options)).await??;
-            return Ok(Self::Read(Arc::new(source)));
-        }
-        let catalogue = Catalogue::new(context::artifacts(settings)?.store());
-        let manifest = catalogue
-            .get(&arguments.dataset)
-            .await
-            .with_context(|| format!("{} is neither a path nor an imported dataset", arguments.dataset))?;
-        Ok(Self::Imported(catalogue, Box::new(manifest)))
-    }
-
-    fn len(&self) -> u32 {
-        match self {
-            Self::Imported(_, manifest) => manifest.images as u32,
-            Self::Read(source) => source.len() as u32,
-        }
-    }
-
-    fn shape(&self) -> Shape {
-        match self {
-            Self::Imported(_, manifest) => manifest.shape,
-            Self::Read(source) => source.shape(),
-        }
-    }
-
-    fn classes(&self) -> u32 {
-        match self {
-            Self::Imported(_, manifest) => manifest.classes,
-            Self::Read(source) => source.classes(),
-        }
-    }
-
-    fn preset(&self) -> Option<Preset> {
-        match self {
-            Self::Imported(_, manifest) => manifest.preset,
-            Self::Read(source) => source.preset(),
-        }
-    }
-
-    fn hash(&self) -> anyhow::Result<String> {
-        Ok(match self {
-            Self::Imported(_, manifest) => manifest.hash.to_string(),
-            Self::Read(source) => source.hash(&quiet())?.to_string(),
-        })
-    }
-
-    async fn read(&self, first: u32, count: u32) -> anyhow::Result<Batch> {
-        let range = first as usize..(first + count) as usize;
-        match self {
-            Self::Imported(catalogue, manifest) => Ok(catalogue.read(manifest, range).await?),
-            Self::Read(source) => {
-                let source = source.clone();
-                Ok(tokio::task::spawn_blocking(move || source.read(range, &quiet())).await??)
-            }
-        }
-    }
-}
-
-fn quiet() -> crate::dataset::Progress {
-    Arc::new(|_| {})
-}
-
 /// The evaluated range of images.
 struct Slice {
     first: u32,
@@ -297,7 +213,7 @@ impl Session {
         })
         .await??;
         let mut spec = spec(arguments, images)?;
-        let sample = images.read(slice.first, slice.count.min(16)).await?;
+        let sample = images.read(images.parts()[0], slice.first, slice.count.min(16)).await?;
         let wish = arguments.batch.map_or(BatchWish::Free, BatchWish::Exactly);
         let mut guessed = false;
         loop {
@@ -353,12 +269,13 @@ impl Session {
                 let most = plan::most_images(images.shape().bytes() as u64, group.len());
                 let chunk = most.min(slice.count.into()) as u32;
                 let cells: Vec<Condition> = group.iter().map(|&i| conditions[i].clone()).collect();
+                let part = Part::of_group(&cells);
                 if let Some(artifacts) = artifacts {
                     self.child.provide_frost(&cells, artifacts).await?;
                 }
                 bar.set_message(cells.last().map_or(String::new(), |c| c.id.clone()));
                 for first in (slice.first..slice.first + slice.count).step_by(chunk as usize) {
-                    let batch = images.read(first, chunk.min(slice.first + slice.count - first)).await?;
+                    let batch = images.read(part, first, chunk.min(slice.first + slice.count - first)).await?;
                     let request = Request::Shard(ShardRequest {
                         conditions: cells.clone(),
                         seed,

@@ -90,3 +90,27 @@ fn accuracy(row: &Row) -> String {
         (Some(a), Some(sd)) => format!("{:.1} ± {:.1} %", a * 100.0, sd * 100.0),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Pictures;
+    use crate::protocol::render::tests::corrupted;
+
+    #[test]
+    fn the_terminals_table_has_cells_columns_means_and_what_is_not_official() {
+        let text = table(&corrupted(Pictures::Procedural, "saved"));
+        let line = |start: &str| {
+            let words = |line: &str| line.split_whitespace().filter(|w| *w != "│").collect::<Vec<_>>().join(" ");
+            text.lines()
+                .map(words)
+                .find(|line| line.starts_with(start))
+                .unwrap_or_else(|| panic!("no {start} in {text}"))
+        };
+        assert_eq!(line("fog-5-saved"), "fog-5-saved 0.0 % 0.0 – 3.7 % 100 0 + 0");
+        assert_eq!(line("corruption 84.0"), "corruption 84.0 % clean 90.0 % corruption error 16.0 %");
+        assert_eq!(line("weather (group)"), "weather (group) 67.5 % 57.8 – 75.9 %");
+        assert_eq!(line("elastic transform"), "elastic transform 90.0 % 82.6 – 94.5 %");
+        assert!(line("In no official aggregate: 5 conditions").contains("frost-proc"));
+    }
+}

@@ -16,6 +16,11 @@ impl Shape {
     pub fn bytes(self) -> usize {
         self.channels as usize * self.height as usize * self.width as usize
     }
+
+    /// [channels, height, width]
+    pub fn sides(self) -> [u32; 3] {
+        [self.channels, self.height, self.width]
+    }
 }
 
 impl std::fmt::Display for Shape {

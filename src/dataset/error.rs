@@ -23,6 +23,8 @@ pub enum DatasetError {
     Ambiguous { prefix: String },
     #[error("dataset {name} is damaged in the artifact store: {problem}; remove it and import it again")]
     Damaged { name: String, problem: String },
+    #[error("dataset {name} has no {part}")]
+    NoPart { name: String, part: super::Part },
     #[error("images {start} to {end} were asked of a dataset of {images} images")]
     Range { start: usize, end: usize, images: usize },
     #[error("artifact store: {0}")]
@@ -40,6 +42,7 @@ impl DatasetError {
             Self::NotFound(_) => "dataset_not_found",
             Self::Ambiguous { .. } => "dataset_ambiguous",
             Self::Damaged { .. } => "dataset_damaged",
+            Self::NoPart { .. } => "dataset_part",
             Self::Range { .. } => "dataset_range",
             Self::Store(_) => "artifact_store",
         }

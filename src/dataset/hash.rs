@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Shape;
+use crate::protocol::{Corruption, Severity};
 
 /// SHA-256 over a header (tag, then n, channels, height, width and classes as little-endian u64), the pixels in order,
 /// and the labels in order as little-endian u32. Written as 64 lower-case hexadecimal digits.
@@ -15,6 +16,26 @@ use super::Shape;
 pub struct ContentHash([u8; 32]);
 
 const TAG: &[u8] = b"gauntlet dataset v1\n";
+
+const SET_TAG: &[u8] = b"gauntlet corrupted set v1\n";
+
+impl ContentHash {
+    /// Of a published corrupted set: SHA-256 over a tag, the hash of the clean images (zeros for none), and of every cell in
+    /// order its type's name, a zero byte, its severity and its hash.
+    pub(crate) fn of_set(
+        clean: Option<ContentHash>,
+        cells: impl IntoIterator<Item = (Corruption, Severity, ContentHash)>,
+    ) -> Self {
+        let mut hasher = Sha256::new_with_prefix(SET_TAG);
+        hasher.update(clean.map_or([0; 32], |hash| hash.0));
+        for (corruption, severity, hash) in cells {
+            hasher.update(corruption.name());
+            hasher.update([0, severity.get()]);
+            hasher.update(hash.0);
+        }
+        Self(hasher.finalize().into())
+    }
+}
 
 /// Takes the pixels of a dataset in order, in pieces of any size.
 pub(crate) struct Hasher(Sha256);

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{DatasetError, SourceOptions};
+use super::{ContentHash, DatasetError, Origin, OriginFile, Progress, Source, SourceOptions};
 use crate::protocol::{Corruption, Severity};
 
-/// One corruption at one severity of a published set: a dataset of its own.
+/// One corruption at one severity of a published set, where it lies.
 #[derive(Debug, Clone)]
 pub struct PublishedCell {
     pub corruption: Corruption,
@@ -25,6 +25,84 @@ pub fn published_cells(path: &Path, options: &SourceOptions) -> Result<Vec<Publi
         return Err(DatasetError::option("resize", problem));
     }
     Ok(cells)
+}
+
+/// A published set where it lies. Its cells are opened one at a time: arrays are large.
+pub struct PublishedFiles {
+    cells: Vec<PublishedCell>,
+    /// The first cell, to which all others are held.
+    first: Source,
+}
+
+impl PublishedFiles {
+    /// Opens the first of these cells, of which there must be one.
+    pub fn new(cells: Vec<PublishedCell>) -> Result<Self, DatasetError> {
+        let first = cells.first().ok_or_else(|| DatasetError::option("dataset", "there are no published images"))?;
+        let first = Source::open(&first.path, &first.options)?;
+        Ok(Self { cells, first })
+    }
+
+    pub fn cells(&self) -> impl Iterator<Item = (Corruption, Severity)> + '_ {
+        self.cells.iter().map(|cell| (cell.corruption, cell.severity))
+    }
+
+    /// The first cell: what it says of shape, labels and classes holds of all.
+    pub fn first(&self) -> &Source {
+        &self.first
+    }
+
+    /// Opens a cell. The error names it if it is not there, or its images cannot be those of the first one.
+    pub fn open(&self, corruption: Corruption, severity: Severity) -> Result<Source, DatasetError> {
+        let is_it = |cell: &&PublishedCell| (cell.corruption, cell.severity) == (corruption, severity);
+        let cell = self.cells.iter().find(is_it).ok_or_else(|| {
+            let problem = format!("there are no published images of {} at {}", corruption.name(), severity.get());
+            DatasetError::option("dataset", problem)
+        })?;
+        let source = Source::open(&cell.path, &cell.options)?;
+        let alike = |source: &Source| (source.shape(), source.classes(), source.len());
+        if alike(&source) == alike(&self.first) && source.labels() == self.first.labels() {
+            return Ok(source);
+        }
+        let first = &self.cells[0];
+        let problem = format!(
+            "holds {} images of {} in {} classes, {}-{} holds {} of {} in {}, or their labels differ: the cells of a published \
+             set are the same images; is something missing?",
+            source.len(),
+            source.shape(),
+            source.classes(),
+            first.corruption.name(),
+            first.severity.get(),
+            self.first.len(),
+            self.first.shape(),
+            self.first.classes()
+        );
+        Err(DatasetError::file(&cell.path, problem))
+    }
+
+    /// Decodes everything once, for the content hash of the set without clean images.
+    pub fn hash(&self, progress: &Progress) -> Result<ContentHash, DatasetError> {
+        let hash =
+            |(corruption, severity)| Ok((corruption, severity, self.open(corruption, severity)?.hash(progress)?));
+        let cells = self.cells().map(hash).collect::<Result<Vec<_>, DatasetError>>()?;
+        Ok(ContentHash::of_set(None, cells))
+    }
+
+    /// The origin of the whole, given those of its cells in order.
+    pub(super) fn origin(&self, cells: Vec<Origin>) -> Origin {
+        let (importer, geometry) = (cells[0].importer, cells[0].geometry);
+        let mut files: Vec<OriginFile> = Vec::new();
+        for (cell, origin) in self.cells.iter().zip(cells) {
+            let folder = cell.path.is_dir().then(|| format!("{}/{}/", cell.corruption.name(), cell.severity.get()));
+            for file in origin.files {
+                let file = OriginFile { name: folder.clone().unwrap_or(file.name), ..file };
+                // The severities of an array are one file, and all arrays share their labels.
+                if !files.contains(&file) {
+                    files.push(file);
+                }
+            }
+        }
+        Origin { importer, files, geometry }
+    }
 }
 
 fn tree(path: &Path, options: &SourceOptions) -> Vec<PublishedCell> {

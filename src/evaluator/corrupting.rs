@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::protocol::{CorruptionCondition, Pictures};
+use crate::protocol::{CorruptionCondition, Mode, Pictures};
 use crate::robustness::corruption::{FrostTextures, Image, Keyed, Recipe};
 
 /// Applies corruptions for one shard, from any number of threads.
@@ -18,8 +18,12 @@ impl<'a> Corrupting<'a> {
         Self { textures, stand_in: FrostTextures::procedural(), nanoseconds: AtomicU64::new(0) }
     }
 
-    /// The corrupted image; a condition of the stand-in gets the stand-in, whatever else is at hand.
+    /// The corrupted image; a condition of the stand-in gets the stand-in, whatever else is at hand. Published images come
+    /// corrupted.
     pub fn apply(&self, condition: &CorruptionCondition, image: &Image, random: &mut Keyed) -> Image {
+        if condition.mode == Mode::Published {
+            return image.clone();
+        }
         let before = clock::thread();
         let handed = self.textures.filter(|_| condition.pictures != Some(Pictures::Procedural));
         let textures = handed.unwrap_or(&self.stand_in);

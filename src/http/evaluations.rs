@@ -22,7 +22,7 @@ use super::page::{self, Page};
 use super::problem::*;
 use super::state::AppState;
 use crate::dataset::{DatasetError, Manifest};
-use crate::protocol::{self, Condition, ModelSpec, Protocol, ProtocolError, Scene};
+use crate::protocol::{self, Condition, ModelSpec, Protocol, ProtocolError};
 use crate::store::evaluations::{self, Filter, NewEvaluation, State as EvaluationState, SubmitError, WitnessPolicy};
 use crate::store::models::{self, Model};
 use crate::store::protocols;
@@ -40,7 +40,7 @@ pub struct EvaluationRequest {
     pub protocol: ProtocolChoice,
     /// Parameters that differ from the protocol's, by name: `steps` for every attack block, `attack.linf.epsilon` for
     /// those of one norm or label, `attack.0.steps` for one block; `severity` for every corruption block,
-    /// `corruption.0.severity` for one. Those for a part go before those for all.
+    /// `corruption.0.severity` for one; `clean`: false leaves out the clean row. Those for a part go before those for all.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = BTreeMap<String, Value>)]
     pub set: BTreeMap<String, Value>,
@@ -113,13 +113,7 @@ async fn submit_evaluation(
     check_fit(&dataset, &model.spec)?;
     let images = slice(&request, &dataset)?;
     let protocol = resolve(&state, &caller.owner, &request).await?;
-    let preset = dataset.preset.map(|p| p.to_string());
-    let shape = dataset.shape;
-    let scene = Scene {
-        preset: preset.as_deref(),
-        images: [shape.channels, shape.height, shape.width],
-        pictures: state.settings.pictures.clone(),
-    };
+    let scene = dataset.scene(state.settings.pictures.clone());
     let conditions = protocol.conditions_for(&scene).map_err(at_fault)?;
     let new = NewEvaluation {
         id: reserved.map_or_else(Uuid::now_v7, |Extension(Reserved(id))| id),

@@ -139,9 +139,18 @@ impl Protocol {
     fn resolved(&self, preset: Option<&str>, scene: Option<&Scene>) -> Result<Vec<Condition>, ProtocolError> {
         let mut conditions = Vec::new();
         if self.clean.is_some() {
+            if scene.is_some_and(|scene| !scene.has_clean_images()) {
+                let problem = "the dataset holds corrupted images alone: import it with --clean and the dataset of its clean \
+                               images, or leave this row out with `--set clean=false`, over HTTP \"set\": {\"clean\": false}";
+                return Err(ProtocolError::new("clean", problem));
+            }
             conditions.push(Condition { id: "clean".into(), kind: ConditionKind::Clean });
         }
         for (i, block) in self.attack.iter().enumerate() {
+            if scene.is_some_and(|scene| !scene.has_clean_images()) {
+                let problem = "the dataset holds corrupted images alone, and attacks start from clean ones";
+                return Err(ProtocolError::new(format!("attack[{i}]"), problem));
+            }
             let budgets = block
                 .epsilon
                 .for_preset(preset)
@@ -204,7 +213,7 @@ fn setting_value(text: &str) -> Value {
 
 const DOCUMENT_KEYS: [&str; 4] = ["name", "version", "aggregate", "verdict"];
 
-/// Applies one `--set`. `steps` reaches every attack block, `attack.linf.steps` those of one norm or label,
+/// Applies one `--set`. `clean` is true or false; `steps` reaches every attack block, `attack.linf.steps` those of one norm or label,
 /// `attack.0.steps` one block; `severity` and the other keys of corruptions reach every corruption block,
 /// `corruption.0.severity` one; `verdict` and the other top-level keys the document.
 fn apply_setting(document: &mut Value, name: &str, value: &Value) -> Result<(), ProtocolError> {
@@ -212,6 +221,14 @@ fn apply_setting(document: &mut Value, name: &str, value: &Value) -> Result<(), 
     let object = document.as_object_mut().ok_or_else(|| wrong("the protocol is not a table".into()))?;
     if DOCUMENT_KEYS.contains(&name) {
         object.insert(name.to_owned(), value.clone());
+        return Ok(());
+    }
+    if name == "clean" {
+        match value.as_bool() {
+            Some(true) => object.insert(name.to_owned(), Value::Object(serde_json::Map::new())),
+            Some(false) => object.remove(name),
+            None => return Err(wrong("must be true or false".into())),
+        };
         return Ok(());
     }
     let (kind, selector, key) = match name.split_once('.') {
@@ -240,7 +257,7 @@ fn apply_setting(document: &mut Value, name: &str, value: &Value) -> Result<(), 
 mod tests {
     use super::super::attack::Keep;
     use super::super::builtin::{builtin, builtins};
-    use super::super::corruption::Pictures;
+    use super::super::corruption::{Corruption, Pictures, Published, Severity};
     use super::*;
 
     fn settings(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -308,7 +325,7 @@ mod tests {
     #[test]
     fn corruption_blocks_resolve_their_tables_and_name_what_is_wrong() {
         let c = builtin("imagenet-c").unwrap();
-        let scene = |images| Scene { preset: None, images, pictures: Pictures::Procedural };
+        let scene = |images| Scene::new(None, images, Pictures::Procedural);
         let json = |p: &Protocol, images| serde_json::to_value(&p.conditions_for(&scene(images)).unwrap()[43]).unwrap();
         assert_eq!(c.conditions_for(&scene([3, 224, 224])).unwrap().len(), 76);
         let frost = serde_json::json!({"id": "frost-3", "kind": "corruption", "type": "frost", "severity": 3, "table": "299",
@@ -344,6 +361,43 @@ mod tests {
         let mut twice = c.clone();
         twice.corruption.push(c.corruption[0].clone());
         assert_eq!(twice.conditions(Some("imagenet")).unwrap_err().key, "corruption");
+    }
+
+    #[test]
+    fn on_a_published_set_corruptions_are_read_and_what_it_lacks_is_named() {
+        let cells: Vec<_> =
+            Corruption::ALL[..15].iter().flat_map(|&c| Severity::ALL.map(move |severity| (c, severity))).collect();
+        let scene = |clean, cells| {
+            let scene = Scene::new(Some("imagenet"), [3, 224, 224], Pictures::Procedural);
+            Scene { published: Some(Published { clean, cells }), ..scene }
+        };
+        for name in ["imagenet-c", "vonenet-corruption"] {
+            let conditions = builtin(name).unwrap().conditions_for(&scene(true, cells.clone())).unwrap();
+            assert_eq!((conditions.len(), conditions[43].id.as_str()), (76, "frost-3-published"));
+            let frost = serde_json::json!({"id": "frost-3-published", "kind": "corruption", "type": "frost", "severity": 3,
+                "table": "224", "mode": "published"});
+            assert_eq!(serde_json::to_value(&conditions[43]).unwrap(), frost);
+        }
+        let document = serde_json::to_value(builtin("imagenet-c").unwrap()).unwrap();
+        let resolve = |pairs: &[(&str, &str)], scene: &Scene| {
+            Protocol::from_value(document.clone(), &settings(pairs))?.conditions_for(scene)
+        };
+        let bare = scene(false, cells.clone());
+        assert_eq!(resolve(&[], &bare).unwrap_err().key, "clean");
+        assert_eq!(resolve(&[("clean", "false")], &bare).unwrap().len(), 75);
+        assert_eq!(resolve(&[("clean", "no")], &bare).unwrap_err().key, "--set clean");
+        assert_eq!(resolve(&[("clean", "false"), ("mode", "in-memory")], &bare).unwrap_err().key, "corruption[0].mode");
+        assert_eq!(resolve(&[("mode", "in-memory")], &scene(true, cells.clone())).unwrap()[43].id, "frost-3");
+        assert_eq!(
+            builtin("pgd-linf").unwrap().conditions_for(&scene(false, cells[..1].to_vec())).unwrap_err().key,
+            "clean"
+        );
+        let part = resolve(&[], &scene(true, cells[..70].to_vec())).unwrap_err();
+        assert_eq!(part.key, "corruption[0].type");
+        assert!(part.problem.contains("of 5 cells (jpeg_compression-1"), "{part}");
+        let images = Scene::new(Some("imagenet"), [3, 224, 224], Pictures::Procedural);
+        assert_eq!(resolve(&[("mode", "published")], &images).unwrap_err().key, "corruption[0].mode");
+        assert_eq!(builtin("vonenet-corruption").unwrap().conditions_for(&images).unwrap()[43].id, "frost-3-saved");
     }
 
     #[test]

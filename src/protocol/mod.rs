@@ -27,8 +27,8 @@ pub use budget::{Budget, Budgets};
 pub use builtin::{builtin, builtins};
 pub use condition::{AttackCondition, Condition, ConditionKind};
 pub use corruption::{
-    Corruption, CorruptionBlock, CorruptionCondition, Group, Label, Mode, NoSuchSeverity, Pictures, Scene, Severity,
-    Table,
+    Corruption, CorruptionBlock, CorruptionCondition, Group, Label, Mode, NoSuchSeverity, Pictures, Published, Scene,
+    Severity, Table,
 };
 pub use file::{Aggregate, Clean, MAX_CONDITIONS, Protocol, ProtocolError};
 pub use finding::Finding;

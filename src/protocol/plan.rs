@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::condition::{Condition, ConditionKind};
+use super::corruption::Mode;
 
 /// Shards aim at this much work: short enough to lose little, long enough that loading the model does not show.
 pub const SHARD_SECONDS: f64 = 60.0;
@@ -42,7 +43,7 @@ pub struct Workload<'a> {
     pub seconds_per_forward: f64,
 }
 
-/// Conditions that run together: the rungs of a ladder share their witnesses, the severities of a corruption their images;
+/// Conditions that run together: the rungs of a ladder share their witnesses, the severities of a computed corruption their images;
 /// everything else stands alone.
 /// Rungs are in ascending ε. A stochastic model has no ladders.
 pub fn groups(conditions: &[Condition], stochastic: bool) -> Vec<Vec<usize>> {
@@ -71,7 +72,8 @@ pub fn groups(conditions: &[Condition], stochastic: bool) -> Vec<Vec<usize>> {
 fn same_corruption(a: &Condition, b: &Condition) -> bool {
     match (&a.kind, &b.kind) {
         (ConditionKind::Corruption(a), ConditionKind::Corruption(b)) => {
-            (a.corruption, a.mode) == (b.corruption, b.mode)
+            // Published cells are other pixels each.
+            (a.corruption, a.mode) == (b.corruption, b.mode) && a.mode != Mode::Published
         }
         _ => false,
     }
@@ -139,7 +141,8 @@ pub fn shards(work: &Workload) -> Vec<ShardPlan> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::builtin;
+    use super::super::corruption::{Corruption, Pictures, Published, Scene, Severity};
+    use super::super::{Protocol, builtin};
     use super::*;
 
     fn work(conditions: &[Condition], seconds_per_forward: f64) -> Workload<'_> {
@@ -205,6 +208,17 @@ mod tests {
             let groups = groups(&conditions, stochastic);
             assert_eq!((groups.len(), &groups[1]), (16, &vec![1, 2, 3, 4, 5]));
         }
+    }
+
+    #[test]
+    fn published_cells_stand_alone_because_their_pixels_differ() {
+        let cells = Severity::ALL.map(|severity| (Corruption::Fog, severity)).to_vec();
+        let scene = Scene::new(Some("imagenet"), [3, 224, 224], Pictures::Procedural);
+        let scene = Scene { published: Some(Published { clean: true, cells }), ..scene };
+        let document = serde_json::to_value(builtin("imagenet-c").unwrap()).unwrap();
+        let fog = Protocol::from_value(document, &[("type".into(), "fog".into())]).unwrap();
+        let groups = groups(&fog.conditions_for(&scene).unwrap(), false);
+        assert_eq!(groups, [vec![0], vec![1], vec![2], vec![3], vec![4], vec![5]]);
     }
 
     #[test]

@@ -117,8 +117,8 @@ pub struct Columns {
     /// 1 − corruption, unnormalised; the aggregates of ImageNet-C and CIFAR-10-C only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corruption_error: Option<f64>,
-    /// Mean corruption error over AlexNet's, as a fraction of 1: of the saved 15 × 5 conditions of 224-pixel colour images
-    /// with the published frost pictures, and of no others.
+    /// Mean corruption error over AlexNet's, as a fraction of 1: of 15 × 5 conditions of 224-pixel colour images, published or
+    /// saved with the published frost pictures, and of no others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mce: Option<f64>,
     /// The same of the errors above the clean error.
@@ -238,9 +238,9 @@ pub fn columns(rows: &[Row], aggregate: Aggregate) -> Columns {
 }
 
 /// Dapello, Marques et al. 2020, headline table: Perturbation = (White box + Corruption) / 2,
-/// Overall = (White box + Corruption + Clean) / 3. Unsaid where the corruptions are not the published ones.
+/// Overall = (White box + Corruption + Clean) / 3. Its corrupted images are the published JPEG files: unsaid of any others.
 fn vonenet(parts: Columns) -> Columns {
-    if parts.corruptions.as_ref().is_some_and(|corruptions| !corruptions.official) {
+    if parts.corruptions.as_ref().is_some_and(|corruptions| !corruptions.published_form) {
         return parts;
     }
     let perturbation_mean = parts.white_box.zip(parts.corruption).map(|(w, c)| (w + c) / 2.0);
@@ -277,6 +277,21 @@ mod tests {
     fn a_missing_part_leaves_the_means_unsaid() {
         let columns = vonenet(Columns { white_box: Some(0.5), clean: Some(0.9), ..Columns::default() });
         assert_eq!((columns.overall_mean, columns.perturbation_mean), (None, None));
+    }
+
+    #[test]
+    fn corruptions_computed_in_memory_give_no_vonenet_means() {
+        for (published_form, expected) in [(true, Some(0.45)), (false, None)] {
+            let corruptions = Corruptions { official: true, published_form, groups: Vec::new(), types: Vec::new() };
+            let columns = vonenet(Columns {
+                white_box: Some(0.5),
+                corruption: Some(0.4),
+                clean: Some(0.9),
+                corruptions: Some(corruptions),
+                ..Columns::default()
+            });
+            assert_eq!((columns.perturbation_mean, columns.overall_mean.is_some()), (expected, published_form));
+        }
     }
 
     #[test]

@@ -47,7 +47,8 @@ async fn probe_images(catalogue: &Catalogue, spec: &ModelSpec, dataset: Option<&
     manifests.sort_by_key(|m| Some(m.hash.to_string().as_str()) != dataset);
     for manifest in manifests.iter().filter(|m| m.shape == shape) {
         let count = PROBE_IMAGES.min(manifest.images as usize);
-        if let Ok(batch) = catalogue.read(manifest, 0..count).await {
+        let Some((part, _)) = manifest.parts().next() else { continue };
+        if let Ok(batch) = catalogue.read_part(manifest, part, 0..count).await {
             return batch.pixels;
         }
     }

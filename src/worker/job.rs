@@ -10,7 +10,7 @@ use super::child::{Child, ChildOptions, unexpected};
 use super::failure::ChildError;
 use super::metrics::{self, Meter};
 use super::{validate, words};
-use crate::dataset::{Batch, Catalogue, DatasetError};
+use crate::dataset::{Batch, Catalogue, DatasetError, Part};
 use crate::protocol::report::Tally;
 use crate::protocol::{Condition, NumericProfile, Verdict};
 use crate::queue::{Claimed, Failure, LeaseError, ShardResult};
@@ -81,15 +81,16 @@ pub async fn run(
     let evaluation = &claimed.evaluation;
     let first = claimed.first_image as usize;
     let range = first..first + claimed.images as usize;
-    let reading = tools.catalogue.read(&evaluation.dataset, range).instrument(info_span!("read_images"));
-    let batch = reading.await.map_err(unreadable)?;
-    let mut loaded = ready(tools, claimed, kept.take()).instrument(info_span!("evaluator_ready")).await?;
     let conditions: Vec<Condition> = claimed
         .conditions
         .iter()
         .map(|&i| evaluation.conditions.get(i as usize).cloned())
         .collect::<Option<_>>()
         .ok_or_else(|| permanent("bad_plan", "the shard names a condition that the evaluation does not have"))?;
+    let part = Part::of_group(&conditions);
+    let reading = tools.catalogue.read_part(&evaluation.dataset, part, range).instrument(info_span!("read_images"));
+    let batch = reading.await.map_err(unreadable)?;
+    let mut loaded = ready(tools, claimed, kept.take()).instrument(info_span!("evaluator_ready")).await?;
     let wanted = evaluation.first_image as u32 + evaluation.witnesses.images(evaluation.images as u32);
     let witness_images = wanted.saturating_sub(claimed.first_image).min(claimed.images);
     let request = Request::Shard(ShardRequest {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::words;
 use crate::dataset::Batch;
-use crate::protocol::{Condition, ConditionKind, Finding, ModelSpec, Stage, Verdict};
+use crate::protocol::{Condition, ConditionKind, Finding, Mode, ModelSpec, Stage, Verdict};
 use crate::wire::{CpuTime, WitnessAt};
 
 /// What a child says a shard came to.
@@ -97,8 +97,8 @@ fn one(condition: &Condition, spec: &ModelSpec, verdict: &Verdict) -> Result<(),
     if verdict.robust != (verdict.predicted == verdict.label) || verdict.robust == verdict.stage.is_some() {
         return Err("robust, prediction and stage contradict each other".into());
     }
-    if let ConditionKind::Corruption(_) = condition.kind {
-        return corrupted(spec, verdict);
+    if let ConditionKind::Corruption(corruption) = &condition.kind {
+        return corrupted(corruption.mode, spec, verdict);
     }
     let ConditionKind::Attack(attack) = &condition.kind else {
         let unchanged = [verdict.l1, verdict.l2, verdict.linf] == [0.0; 3];
@@ -121,8 +121,11 @@ fn one(condition: &Condition, spec: &ModelSpec, verdict: &Verdict) -> Result<(),
     if verdict.robust || attack.threat.admits(size) { Ok(()) } else { Err(format!("a perturbation of size {size}")) }
 }
 
-/// A corrupted image has no budget; its distances are still those of two images in [0,1].
-fn corrupted(spec: &ModelSpec, verdict: &Verdict) -> Result<(), String> {
+/// A corrupted image has no budget; its distances are still those of two images in [0,1]. Published ones are judged as they are.
+fn corrupted(mode: Mode, spec: &ModelSpec, verdict: &Verdict) -> Result<(), String> {
+    if mode == Mode::Published && [verdict.l1, verdict.l2, verdict.linf] != [0.0; 3] {
+        return Err("a published image was changed".into());
+    }
     if verdict.stage.as_ref().is_some_and(|stage| *stage != Stage::Corruption) {
         return Err("a corruption was not what broke it".into());
     }

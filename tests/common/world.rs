@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gauntlet::dataset::{Catalogue, ImportOptions, Source, SourceOptions};
-use gauntlet::protocol::{Format, ModelSpec, Pictures, Protocol, Scene};
+use gauntlet::protocol::{Format, ModelSpec, Pictures, Protocol};
 use gauntlet::store::evaluations::{self, Evaluation, NewEvaluation, WitnessPolicy};
 use gauntlet::store::evidence::{self, VerdictRow};
 use gauntlet::store::models::{self, Model, NewModel};
@@ -71,11 +71,7 @@ impl World {
 
     pub async fn submit(&self, model: Uuid, protocol: &Protocol, first_image: u32, images: u32, seeds: &[i64]) -> Uuid {
         let dataset = self.catalogue.get("digits").await.unwrap();
-        let preset = dataset.preset.map(|p| p.to_string());
-        let shape = dataset.shape;
-        let pixels = [shape.channels, shape.height, shape.width];
-        let scene = Scene { preset: preset.as_deref(), images: pixels, pictures: Pictures::Procedural };
-        let conditions = protocol.conditions_for(&scene).unwrap();
+        let conditions = protocol.conditions_for(&dataset.scene(Pictures::Procedural)).unwrap();
         let new = NewEvaluation {
             id: Uuid::now_v7(),
             owner: LOCAL_OWNER,

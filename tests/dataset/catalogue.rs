@@ -94,7 +94,7 @@ async fn the_split_does_not_enter_the_identity() {
     let large = Catalogue::new(Arc::new(InMemory::new()));
     let small = import(&small, "set", sample(1).source()).await.unwrap();
     let large = import(&large, "set", sample(1).source()).await.unwrap();
-    assert_ne!(small.images_per_shard, large.images_per_shard);
+    assert_ne!(small.content, large.content);
     assert_eq!(small.hash, large.hash);
 }
 

@@ -41,13 +41,7 @@ struct Rival {
 }
 
 pub fn run(options: &CorruptionOptions) -> anyhow::Result<Report> {
-    let bytes = match &options.picture {
-        None => PICTURE.to_vec(),
-        Some(path) => std::fs::read(path).with_context(|| path.display().to_string())?,
-    };
-    let picture = image::load_from_memory(&bytes).context("the picture cannot be read")?.into_rgb8();
-    let shape = Shape { height: picture.height() as usize, width: picture.width() as usize, channels: Channels::Rgb };
-    let image = Image::new(shape, picture.into_raw())?;
+    let (image, bytes) = picture(options.picture.as_deref())?;
     let mut file = tempfile::NamedTempFile::new()?;
     file.write_all(&bytes)?;
 
@@ -76,6 +70,17 @@ pub fn run(options: &CorruptionOptions) -> anyhow::Result<Report> {
         cells,
         summary: Map::from_iter(summary.map(|(key, value)| (key.to_owned(), value))),
     })
+}
+
+/// The picture to corrupt, and the file it comes from.
+pub fn picture(path: Option<&Path>) -> anyhow::Result<(Image, Vec<u8>)> {
+    let bytes = match path {
+        None => PICTURE.to_vec(),
+        Some(path) => std::fs::read(path).with_context(|| path.display().to_string())?,
+    };
+    let picture = image::load_from_memory(&bytes).context("the picture cannot be read")?.into_rgb8();
+    let shape = Shape { height: picture.height() as usize, width: picture.width() as usize, channels: Channels::Rgb };
+    Ok((Image::new(shape, picture.into_raw())?, bytes))
 }
 
 fn rival(python: &Path, picture: &Path, budget: Duration) -> anyhow::Result<Rival> {

@@ -1,5 +1,6 @@
 //! Measurements, each as a ratio to something measured in the same run.
 
+pub mod corruption_rate;
 pub mod corruptions;
 pub mod poll;
 
@@ -19,6 +20,8 @@ pub enum BenchCommand {
     Poll(PollArguments),
     /// Every corruption and severity on one thread against the Python package imagecorruptions-imaug.
     Corruptions(CorruptionArguments),
+    /// Corrupted images per second of the protocol imagenet-c by number of threads, as an evaluator makes them.
+    CorruptionRate(RateArguments),
 }
 
 #[derive(Debug, Args)]
@@ -34,6 +37,31 @@ pub struct CorruptionArguments {
     milliseconds: u64,
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RateArguments {
+    /// A PNG or JPEG file [default: a picture of 224 pixels that this program carries].
+    #[arg(long)]
+    picture: Option<PathBuf>,
+    /// Numbers of threads to try [default: 1, 2, 4 and so on up to the machine's].
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Vec<u16>,
+    /// Seconds spent on each.
+    #[arg(long, default_value_t = 6)]
+    seconds: u64,
+    #[arg(long)]
+    json: bool,
+}
+
+impl RateArguments {
+    fn options(self) -> corruption_rate::RateOptions {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let doubled = || std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|n| *n < cores).chain([cores]);
+        let named: Vec<usize> = self.threads.iter().copied().map(usize::from).collect();
+        let threads = if named.is_empty() { doubled().collect() } else { named };
+        corruption_rate::RateOptions { picture: self.picture, threads, budget: Duration::from_secs(self.seconds) }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -59,6 +87,10 @@ pub async fn run(command: BenchCommand) -> anyhow::Result<()> {
         BenchCommand::Corruptions(CorruptionArguments { picture, python, milliseconds, json }) => {
             let budget = Duration::from_millis(milliseconds);
             print(&corruptions::run(&corruptions::CorruptionOptions { picture, python, budget })?, json)
+        }
+        BenchCommand::CorruptionRate(arguments) => {
+            let json = arguments.json;
+            print(&corruption_rate::run(&arguments.options())?, json)
         }
     }
 }

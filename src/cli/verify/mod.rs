@@ -14,7 +14,7 @@ use super::context;
 use super::hash::hash_file;
 use super::show::{self, Format};
 use crate::config::Settings;
-use crate::dataset::Catalogue;
+use crate::dataset::{Catalogue, Part};
 use crate::protocol::report::Tally;
 use crate::protocol::{Condition, ConditionKind, Verdict};
 use crate::store::Artifacts;
@@ -197,7 +197,8 @@ impl Verifier<'_> {
             shard.conditions.iter().map(|&i| self.evaluation.conditions[i as usize].clone()).collect();
         self.child.provide_frost(&conditions, &self.artifacts).await?;
         let first = shard.first_image as usize;
-        let batch = self.catalogue.read(&self.evaluation.dataset, first..first + shard.images as usize).await?;
+        let range = first..first + shard.images as usize;
+        let batch = self.catalogue.read_part(&self.evaluation.dataset, Part::of_group(&conditions), range).await?;
         let request = Request::Shard(ShardRequest {
             conditions: conditions.clone(),
             seed: shard.seed,

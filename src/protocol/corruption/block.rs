@@ -6,7 +6,7 @@ use std::hash::Hash;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value;
 
-use super::{Corruption, CorruptionCondition, Mode, Pictures, Scene, Severity, Table};
+use super::{Corruption, CorruptionCondition, Mode, Pictures, Published, Scene, Severity, Table};
 use crate::protocol::{Condition, ConditionKind, ProtocolError};
 
 /// Corruptions of one or several types at one or several severities.
@@ -24,8 +24,11 @@ pub struct CorruptionBlock {
     #[serde(default)]
     #[schema(value_type = String)]
     pub table: TableChoice,
+    /// `"auto"`: `published` where the dataset is a published corrupted set, else `in-memory`. On such a set `saved` means
+    /// `published` too: those are the saved files.
     #[serde(default)]
-    pub mode: Mode,
+    #[schema(value_type = String)]
+    pub mode: ModeChoice,
 }
 
 /// A list that may be written as its only value.
@@ -73,6 +76,37 @@ impl Serialize for TableChoice {
     }
 }
 
+/// How a block wants its images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ModeChoice {
+    /// Published where the dataset brings them, else computed in memory.
+    #[default]
+    Auto,
+    Named(Mode),
+}
+
+impl<'de> Deserialize<'de> for ModeChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        if value == "auto" {
+            return Ok(Self::Auto);
+        }
+        let wrong = |_| {
+            D::Error::custom(format!("{value} is no mode: write \"auto\", \"in-memory\", \"saved\" or \"published\""))
+        };
+        serde_json::from_value(value.clone()).map(Self::Named).map_err(wrong)
+    }
+}
+
+impl Serialize for ModeChoice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => "auto".serialize(serializer),
+            Self::Named(mode) => mode.serialize(serializer),
+        }
+    }
+}
+
 fn every_severity() -> OneOrMany<Severity> {
     OneOrMany(Severity::ALL.to_vec())
 }
@@ -99,23 +133,65 @@ impl CorruptionBlock {
                 ProtocolError { key: format!("{at}.table"), problem }
             })?,
         };
+        let mode = self.resolved_mode(at, scene)?;
         let cell = |corruption: Corruption, severity: Severity| {
-            let pictures: Option<Pictures> = (corruption == Corruption::Frost).then(|| scene.pictures.clone());
+            let drawn = corruption == Corruption::Frost && mode != Mode::Published;
+            let pictures: Option<Pictures> = drawn.then(|| scene.pictures.clone());
             let labels = scene.labels(table, pictures.as_ref());
-            let suffix = if self.mode == Mode::Saved { "-saved" } else { "" };
+            let suffix = match mode {
+                Mode::InMemory => "",
+                Mode::Saved => "-saved",
+                Mode::Published => "-published",
+            };
             Condition {
                 id: format!("{}-{}{suffix}", corruption.name(), severity.get()),
                 kind: ConditionKind::Corruption(CorruptionCondition {
                     corruption,
                     severity,
                     table,
-                    mode: self.mode,
+                    mode,
                     pictures,
                     labels,
                 }),
             }
         };
-        Ok(self.types.0.iter().flat_map(|&t| self.severity.0.iter().map(move |&s| cell(t, s))).collect())
+        Ok(self.cells().map(|(t, s)| cell(t, s)).collect())
+    }
+
+    fn cells(&self) -> impl Iterator<Item = (Corruption, Severity)> + '_ {
+        self.types.0.iter().flat_map(|&t| self.severity.0.iter().map(move |&s| (t, s)))
+    }
+
+    fn resolved_mode(&self, at: &str, scene: &Scene) -> Result<Mode, ProtocolError> {
+        let fail = |key: &str, problem: String| Err(ProtocolError { key: format!("{at}.{key}"), problem });
+        match (self.mode, &scene.published) {
+            (ModeChoice::Named(Mode::Published), None) => {
+                fail("mode", "the dataset is no published corrupted set: import one, or write \"saved\"".into())
+            }
+            (ModeChoice::Auto | ModeChoice::Named(Mode::Saved | Mode::Published), Some(Published { cells, .. })) => {
+                let missing: Vec<String> = self
+                    .cells()
+                    .filter(|cell| !cells.contains(cell))
+                    .map(|(corruption, severity)| format!("{}-{}", corruption.name(), severity.get()))
+                    .collect();
+                match &missing[..] {
+                    [] => Ok(Mode::Published),
+                    [first, ..] => fail(
+                        "type",
+                        format!(
+                            "the dataset lacks the published images of {} cells ({first} and so on): import the whole set, or \
+                             choose with `--set 'type=[…]'` and `--set 'severity=[…]'`, over HTTP with \"set\"",
+                            missing.len()
+                        ),
+                    ),
+                }
+            }
+            (ModeChoice::Named(Mode::InMemory), Some(Published { clean: false, .. })) => {
+                fail("mode", "the dataset holds corrupted images alone, and there is no clean image to corrupt".into())
+            }
+            (ModeChoice::Auto, None) => Ok(Mode::InMemory),
+            (ModeChoice::Named(mode), _) => Ok(mode),
+        }
     }
 }
 

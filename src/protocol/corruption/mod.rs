@@ -8,7 +8,9 @@ mod vocabulary;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-pub use block::{CorruptionBlock, OneOrMany, TableChoice};
+pub use block::{CorruptionBlock, ModeChoice, OneOrMany, TableChoice};
+#[cfg(test)]
+pub(super) use published::alexnet;
 pub use summary::{Corruptions, GroupMean, TypeMean};
 pub(super) use summary::{even, figures};
 pub use vocabulary::{Corruption, Group, NoSuchSeverity, Severity, Table};
@@ -22,7 +24,7 @@ pub struct CorruptionCondition {
     /// The published parameters in use, named after the image side they are meant for.
     pub table: Table,
     pub mode: Mode,
-    /// The pictures of frost; other types have none.
+    /// The pictures that frost is computed from; other types, and published images, have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pictures: Option<Pictures>,
     /// What keeps the condition out of official aggregates.
@@ -38,6 +40,8 @@ pub enum Mode {
     InMemory,
     /// After the loss of a JPEG file of quality 85 (4:2:0), as in the published ImageNet-C files.
     Saved,
+    /// Read from published files that were imported as part of the dataset; nothing is computed.
+    Published,
 }
 
 /// Which frost pictures a condition draws from. They differ, so they are part of the condition's identity.
@@ -73,9 +77,28 @@ pub struct Scene<'a> {
     /// [channels, height, width]
     pub images: [u32; 3],
     pub pictures: Pictures,
+    /// Of a published corrupted set, what it holds; any other dataset holds clean images.
+    pub published: Option<Published>,
+}
+
+/// What a published corrupted set holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Published {
+    /// Also the images before they were corrupted.
+    pub clean: bool,
+    pub cells: Vec<(Corruption, Severity)>,
 }
 
 impl<'a> Scene<'a> {
+    /// Clean images of [channels, height, width].
+    pub fn new(preset: Option<&'a str>, images: [u32; 3], pictures: Pictures) -> Self {
+        Self { preset, images, pictures, published: None }
+    }
+
+    pub(super) fn has_clean_images(&self) -> bool {
+        self.published.as_ref().is_none_or(|published| published.clean)
+    }
+
     /// Images as the dataset behind the preset has them; `None` for a preset of no known size.
     pub fn of_preset(preset: &'a str) -> Option<Self> {
         let images = match preset {
@@ -84,7 +107,7 @@ impl<'a> Scene<'a> {
             "mnist" => [1, 28, 28],
             _ => return None,
         };
-        Some(Self { preset: Some(preset), images, pictures: Pictures::Procedural })
+        Some(Self::new(Some(preset), images, Pictures::Procedural))
     }
 
     /// The table published for this size, else the preset's own.

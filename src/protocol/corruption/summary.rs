@@ -14,6 +14,9 @@ pub struct Corruptions {
     /// The fifteen types at five severities over the same images, each as published: dataset, size, colour and frost
     /// pictures. Only then are there aggregates under the benchmark's own names.
     pub official: bool,
+    /// Also in the form of the published 224-pixel files: read from them, or saved like them. Without it there is no mCE, and
+    /// there are no VOneNet means.
+    pub published_form: bool,
     pub groups: Vec<GroupMean>,
     pub types: Vec<TypeMean>,
 }
@@ -84,8 +87,8 @@ pub fn figures(rows: &[Row], clean: Option<f64>, aggregate: Aggregate) -> Figure
     let benchmark: Vec<&Cell> = cells.iter().filter(|c| c.condition.corruption.group() != Group::Extra).collect();
     let accuracy = mean(&benchmark);
     let official = is_official(&benchmark);
-    let normalised =
-        official && benchmark.iter().all(|c| c.condition.mode == Mode::Saved && c.condition.table == Table::Px224);
+    let published_form =
+        official && benchmark.iter().all(|c| c.condition.mode != Mode::InMemory && c.condition.table == Table::Px224);
     let of_type =
         |corruption| -> Vec<&Cell> { cells.iter().filter(|c| c.condition.corruption == corruption).collect() };
     let types: Vec<TypeMean> = Corruption::ALL
@@ -93,7 +96,7 @@ pub fn figures(rows: &[Row], clean: Option<f64>, aggregate: Aggregate) -> Figure
         .filter_map(|corruption| {
             let cells = of_type(corruption);
             let accuracy = mean(&cells)?;
-            let alexnet = alexnet(corruption).filter(|_| normalised && aggregate == Aggregate::ImagenetC);
+            let alexnet = alexnet(corruption).filter(|_| published_form && aggregate == Aggregate::ImagenetC);
             let corruption_error = alexnet.map(|error| (1.0 - accuracy) / error);
             Some(TypeMean {
                 corruption,
@@ -123,7 +126,7 @@ pub fn figures(rows: &[Row], clean: Option<f64>, aggregate: Aggregate) -> Figure
                 Some((clean - t.accuracy) / (alexnet(t.corruption)? - ALEXNET_CLEAN))
             })
         }),
-        parts: Some(Corruptions { official, groups, types }),
+        parts: Some(Corruptions { official, published_form, groups, types }),
     }
 }
 
@@ -166,13 +169,13 @@ fn interval(cells: &[&Cell], accuracy: f64) -> [f64; 2] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Pictures, Scene};
+    use super::super::{Pictures, Published, Scene};
     use super::*;
     use crate::protocol::report::{Tally, row};
     use crate::protocol::{Condition, Protocol, builtin};
 
     fn scene(images: [u32; 3], pictures: Pictures) -> Scene<'static> {
-        Scene { preset: Some("imagenet"), images, pictures }
+        Scene::new(Some("imagenet"), images, pictures)
     }
 
     /// Every clean image right; a corrupted one with AlexNet's published error.
@@ -207,7 +210,13 @@ mod tests {
         assert!(of(&saved(&official)).mce.is_some());
         let in_memory = builtin("imagenet-c").unwrap().conditions_for(&official).unwrap();
         assert_eq!(of(&in_memory).mce, None);
-        assert!(of(&in_memory).parts.unwrap().official);
+        let parts = of(&in_memory).parts.unwrap();
+        assert!(parts.official && !parts.published_form);
+        let cells: Vec<_> = Corruption::ALL.into_iter().flat_map(|c| Severity::ALL.map(|s| (c, s))).collect();
+        let published = Scene { published: Some(Published { clean: true, cells }), ..official.clone() };
+        let published = builtin("imagenet-c").unwrap().conditions_for(&published).unwrap();
+        assert_eq!(of(&published).mce, of(&saved(&official)).mce);
+        assert!(of(&published).parts.unwrap().published_form);
         assert!((of(&in_memory).error.unwrap() - 0.5).abs() < 1e-12);
         for other in [
             scene([3, 224, 224], Pictures::Procedural),

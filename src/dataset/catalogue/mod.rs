@@ -7,43 +7,34 @@
 //! datasets/staging/<uuid>/…            an import under way
 //! ```
 
+mod import;
+
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
-use uuid::Uuid;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::hash::Hasher;
-use super::{Batch, ContentHash, DatasetError, Manifest, Preset, Progress, Source};
+use super::{Batch, Content, ContentHash, Data, DatasetError, Manifest, Part, Shape};
+
+pub use import::ImportOptions;
 
 const NAMES: &str = "datasets/names";
 const DATA: &str = "datasets/data";
 const STAGING: &str = "datasets/staging";
 const LABELS: &str = "labels.bin";
 const SHARD_BYTES: usize = 64 << 20;
-/// What a crashed import or removal left is deleted once it is this old.
-const LEFTOVER_AGE: TimeDelta = TimeDelta::days(1);
 
 /// The datasets of one artifact store.
 #[derive(Debug, Clone)]
 pub struct Catalogue {
     store: Arc<dyn ObjectStore>,
     shard_bytes: usize,
-}
-
-/// How an import is to be named and recorded.
-#[derive(Clone)]
-pub struct ImportOptions {
-    /// Which default budgets apply.
-    pub preset: Option<Preset>,
-    /// Lets the name move to other content.
-    pub replace: bool,
-    pub progress: Progress,
 }
 
 impl Catalogue {
@@ -105,21 +96,26 @@ impl Catalogue {
         }
     }
 
-    /// The images in `range`, fetching only their bytes.
+    /// The clean images in `range`, fetching only their bytes.
     pub async fn read(&self, manifest: &Manifest, range: Range<usize>) -> Result<Batch, DatasetError> {
+        self.read_part(manifest, Part::Clean, range).await
+    }
+
+    /// The images of a part.
+    pub async fn read_part(&self, manifest: &Manifest, part: Part, range: Range<usize>) -> Result<Batch, DatasetError> {
+        let data = manifest.data(part).ok_or_else(|| DatasetError::NoPart { name: manifest.name.clone(), part })?;
+        self.read_data(manifest, data, range).await
+    }
+
+    async fn read_data(&self, manifest: &Manifest, data: Data, range: Range<usize>) -> Result<Batch, DatasetError> {
         let images = manifest.images as usize;
         if range.start > range.end || range.end > images {
             return Err(DatasetError::Range { start: range.start, end: range.end, images });
         }
-        let folder = data_folder(manifest.hash);
-        let labels = self.bytes(manifest, &folder.clone().join(LABELS), range.start * 4..range.end * 4).await?;
-        let labels: Vec<u32> = labels.as_chunks().0.iter().map(|label| u32::from_le_bytes(*label)).collect();
-        if labels.iter().any(|label| *label >= manifest.classes) {
-            return Err(damaged(manifest, "a label is out of range"));
-        }
-
+        let labels = self.labels(manifest, data, range.clone()).await?;
+        let folder = data_folder(data.hash);
         let size = manifest.shape.bytes();
-        let per_shard = (manifest.images_per_shard as usize).max(1);
+        let per_shard = (data.images_per_shard as usize).max(1);
         let mut pixels = Vec::with_capacity(range.len() * size);
         let mut at = range.start;
         while at < range.end {
@@ -130,6 +126,16 @@ impl Catalogue {
             at = end;
         }
         Ok(Batch { first: range.start, shape: manifest.shape, pixels, labels })
+    }
+
+    async fn labels(&self, manifest: &Manifest, data: Data, range: Range<usize>) -> Result<Vec<u32>, DatasetError> {
+        let path = data_folder(data.hash).join(LABELS);
+        let labels = self.bytes(manifest, &path, range.start * 4..range.end * 4).await?;
+        let labels: Vec<u32> = labels.as_chunks().0.iter().map(|label| u32::from_le_bytes(*label)).collect();
+        if labels.iter().any(|label| *label >= manifest.classes) {
+            return Err(damaged(manifest, "a label is out of range"));
+        }
+        Ok(labels)
     }
 
     /// Exactly these bytes of an object.
@@ -152,142 +158,50 @@ impl Catalogue {
         }
     }
 
-    /// Reads everything and compares it with the content hash.
+    /// Reads everything and compares it with the content hashes.
     pub async fn verify(&self, manifest: &Manifest) -> Result<(), DatasetError> {
+        for (part, data) in manifest.parts() {
+            if self.hash(manifest, data).await? != data.hash {
+                return Err(damaged(manifest, format!("the content of its {part} does not have its hash")));
+            }
+        }
+        match &manifest.content {
+            Content::Published(set) if set.hash() != manifest.hash => {
+                Err(damaged(manifest, "its parts do not make its hash"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn hash(&self, manifest: &Manifest, data: Data) -> Result<ContentHash, DatasetError> {
         let images = manifest.images as usize;
         let mut hasher = Hasher::new(images, manifest.shape, manifest.classes);
         let mut labels = Vec::with_capacity(images);
-        let step = (manifest.images_per_shard as usize).max(1);
+        let step = (data.images_per_shard as usize).max(1);
         for start in (0..images).step_by(step) {
-            let batch = self.read(manifest, start..(start + step).min(images)).await?;
+            let batch = self.read_data(manifest, data, start..(start + step).min(images)).await?;
             hasher.pixels(&batch.pixels);
             labels.extend(batch.labels);
         }
-        if hasher.finish(&labels) == manifest.hash {
-            return Ok(());
-        }
-        Err(damaged(manifest, "its content does not have its hash"))
+        Ok(hasher.finish(&labels))
     }
 
-    /// Decodes a source into the store. Until the last step nothing refers to what is written, so a failure leaves no
-    /// dataset behind; importing the same content under the same name again changes nothing.
-    pub async fn import(
-        &self,
-        name: &str,
-        source: Arc<Source>,
-        options: &ImportOptions,
-    ) -> Result<Manifest, DatasetError> {
-        check_name(name)?;
-        self.sweep(Utc::now() - LEFTOVER_AGE).await?;
-        let staging = Path::from(STAGING).join(Uuid::new_v4().to_string());
-        let imported = self.stage_and_publish(name, source, options, &staging).await;
-        let cleaned = self.delete_below(&staging).await;
-        let manifest = imported?;
-        cleaned?;
-        Ok(manifest)
-    }
-
-    async fn stage_and_publish(
-        &self,
-        name: &str,
-        source: Arc<Source>,
-        options: &ImportOptions,
-        staging: &Path,
-    ) -> Result<Manifest, DatasetError> {
-        let images_per_shard = (self.shard_bytes / source.shape().bytes()).max(1);
-        let (objects, hash) = self.stage(&source, options, staging, images_per_shard).await?;
-        let origin = blocking(source.clone(), |source| source.origin()).await?;
-        let mut manifest = Manifest {
-            name: name.to_owned(),
-            hash,
-            images: source.len() as u64,
-            shape: source.shape(),
-            classes: source.classes(),
-            class_names: source.class_names().map(<[String]>::to_vec),
-            preset: options.preset,
-            origin,
-            created_at: Utc::now(),
-            images_per_shard: images_per_shard as u64,
-        };
-
-        let existing = self.named(name).await?;
-        if let Some(existing) = &existing {
-            match difference(existing, &manifest) {
-                None if self.is_whole(existing).await? => return Ok(existing.clone()),
-                Some(difference) if !options.replace => {
-                    return Err(DatasetError::Exists { name: name.to_owned(), difference });
-                }
-                _ => {}
-            }
-        }
-        // Data already there under another name are shared, in the split that name knows.
-        let twin = self.list().await?.into_iter().find(|other| other.hash == hash);
-        match twin {
-            Some(twin) if self.is_whole(&twin).await? => manifest.images_per_shard = twin.images_per_shard,
-            Some(twin) if twin.images_per_shard != manifest.images_per_shard => {
-                return Err(damaged(&twin, "its data are incomplete"));
-            }
-            _ => {
-                for object in &objects {
-                    self.store
-                        .copy(&staging.clone().join(object.as_str()), &data_folder(hash).join(object.as_str()))
-                        .await?;
-                }
-            }
-        }
-        self.publish(&manifest, existing.is_some()).await?;
-        if let Some(existing) = existing.filter(|existing| existing.hash != hash) {
-            self.delete_unless_named(existing.hash).await?;
-        }
-        Ok(manifest)
-    }
-
-    /// Writes shards and labels to `staging`: their names and the content hash.
-    async fn stage(
-        &self,
-        source: &Arc<Source>,
-        options: &ImportOptions,
-        staging: &Path,
-        images_per_shard: usize,
-    ) -> Result<(Vec<String>, ContentHash), DatasetError> {
-        let mut hasher = source.hasher();
-        let mut objects = Vec::new();
-        for start in (0..source.len()).step_by(images_per_shard) {
-            let progress = options.progress.clone();
-            let range = start..(start + images_per_shard).min(source.len());
-            let batch = blocking(source.clone(), move |source| source.read(range, &progress)).await?;
-            hasher.pixels(&batch.pixels);
-            let name = shard_name(objects.len());
-            self.store.put(&staging.clone().join(name.as_str()), batch.pixels.into()).await?;
-            objects.push(name);
-        }
-        let labels: Vec<u8> = source.labels().iter().flat_map(|label| label.to_le_bytes()).collect();
-        self.store.put(&staging.clone().join(LABELS), labels.into()).await?;
-        objects.push(LABELS.to_owned());
-        Ok((objects, hasher.finish(source.labels())))
-    }
-
-    async fn publish(&self, manifest: &Manifest, over: bool) -> Result<(), DatasetError> {
-        let json = serde_json::to_vec_pretty(manifest).map_err(|error| damaged(manifest, error.to_string()))?;
-        let mode = if over { PutMode::Overwrite } else { PutMode::Create };
-        let options = PutOptions { mode, ..PutOptions::default() };
-        match self.store.put_opts(&name_path(&manifest.name), PutPayload::from(json), options).await {
-            Ok(_) => Ok(()),
-            Err(object_store::Error::AlreadyExists { .. }) => Err(DatasetError::Exists {
-                name: manifest.name.clone(),
-                difference: "import, which ran at the same time",
-            }),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Whether every object is there and has its length.
+    /// Whether every object of every part is there and has its length.
     async fn is_whole(&self, manifest: &Manifest) -> Result<bool, DatasetError> {
-        let folder = data_folder(manifest.hash);
-        let (images, per_shard) = (manifest.images, manifest.images_per_shard.max(1));
+        for (_, data) in manifest.parts() {
+            if !self.is_there(data, manifest.images, manifest.shape).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn is_there(&self, data: Data, images: u64, shape: Shape) -> Result<bool, DatasetError> {
+        let folder = data_folder(data.hash);
+        let per_shard = data.images_per_shard.max(1);
         let shards = (0..images.div_ceil(per_shard)).map(|shard| {
             let held = per_shard.min(images - shard * per_shard);
-            (shard_name(shard as usize), held * manifest.shape.bytes() as u64)
+            (shard_name(shard as usize), held * shape.bytes() as u64)
         });
         for (name, size) in shards.chain([(LABELS.to_owned(), images * 4)]) {
             match self.store.head(&folder.clone().join(name)).await {
@@ -311,16 +225,23 @@ impl Catalogue {
         };
         self.store.delete(&name_path(name)).await?;
         match manifest {
-            Some(manifest) => self.delete_unless_named(manifest.hash).await,
+            Some(manifest) => self.delete_unless_named(&manifest).await,
             None => Ok(()),
         }
     }
 
-    async fn delete_unless_named(&self, hash: ContentHash) -> Result<(), DatasetError> {
-        if self.list().await?.iter().any(|manifest| manifest.hash == hash) {
-            return Ok(());
+    /// Deletes what this manifest, which is no longer there, was the last to name.
+    async fn delete_unless_named(&self, manifest: &Manifest) -> Result<(), DatasetError> {
+        let named = self.named_data().await?;
+        for (_, data) in manifest.parts().filter(|(_, data)| !named.contains(&data.hash)) {
+            self.delete_below(&data_folder(data.hash)).await?;
         }
-        self.delete_below(&data_folder(hash)).await
+        Ok(())
+    }
+
+    async fn named_data(&self) -> Result<HashSet<ContentHash>, DatasetError> {
+        let manifests = self.list().await?;
+        Ok(manifests.iter().flat_map(Manifest::parts).map(|(_, data)| data.hash).collect())
     }
 
     async fn delete_below(&self, folder: &Path) -> Result<(), DatasetError> {
@@ -343,7 +264,7 @@ impl Catalogue {
         if candidates.is_empty() {
             return Ok(());
         }
-        let named: HashSet<Path> = self.list().await?.iter().map(|manifest| data_folder(manifest.hash)).collect();
+        let named: HashSet<Path> = self.named_data().await?.into_iter().map(data_folder).collect();
         for folder in candidates.iter().filter(|folder| !named.contains(folder)) {
             let objects: Vec<ObjectMeta> = self.store.list(Some(folder)).try_collect().await?;
             if objects.iter().all(|object| object.last_modified < before) {
@@ -351,16 +272,6 @@ impl Catalogue {
             }
         }
         Ok(())
-    }
-}
-
-/// In what, beyond time and origin, two manifests of one name differ.
-fn difference(existing: &Manifest, new: &Manifest) -> Option<&'static str> {
-    match existing {
-        _ if existing.hash != new.hash => Some("content"),
-        _ if existing.preset != new.preset => Some("preset"),
-        _ if existing.class_names != new.class_names => Some("class names"),
-        _ => None,
     }
 }
 
@@ -398,14 +309,4 @@ fn parse_manifest(path: &Path, bytes: &[u8]) -> Result<Manifest, DatasetError> {
         return Err(problem(format!("its manifest is that of {}", manifest.name)));
     }
     Ok(manifest)
-}
-
-async fn blocking<T: Send + 'static>(
-    source: Arc<Source>,
-    work: impl FnOnce(&Source) -> Result<T, DatasetError> + Send + 'static,
-) -> Result<T, DatasetError> {
-    match tokio::task::spawn_blocking(move || work(&source)).await {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }
