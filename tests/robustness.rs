@@ -4,6 +4,8 @@
 #[path = "robustness/support.rs"]
 mod support;
 
+#[path = "robustness/baselines.rs"]
+mod baselines;
 #[path = "robustness/cascade.rs"]
 mod cascade;
 #[path = "robustness/engine.rs"]

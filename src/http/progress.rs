@@ -4,6 +4,7 @@ use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::protocol::Subject;
 use crate::protocol::plan::forward_equivalents;
 use crate::store::evaluations::{Evaluation, State};
 use crate::store::shards::GroupProgress;
@@ -54,13 +55,15 @@ pub fn eta_seconds(evaluation: &Evaluation, groups: &[GroupProgress]) -> Option<
     if !matches!(evaluation.state, State::Queued | State::Running) || running == 0 {
         return None;
     }
+    // As far as the evaluation's own row says: draws weigh on all attacks alike.
+    let model = Subject { classes: evaluation.dataset.classes, stochastic: true };
     let (mut committed, mut seconds, mut reported, mut left) = (0.0, 0.0, 0.0, 0.0);
     for group in groups {
         let each: f64 = group
             .conditions
             .iter()
             .filter_map(|&i| evaluation.conditions.get(i as usize))
-            .map(forward_equivalents)
+            .map(|condition| forward_equivalents(condition, &model))
             .sum();
         committed += each * group.images_done as f64;
         seconds += group.seconds_done;

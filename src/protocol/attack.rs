@@ -19,6 +19,10 @@ pub enum Attack {
     FabT(Targeted),
     /// Random search over squares of pixels, without gradients (Andriushchenko et al. 2020).
     Square(Square),
+    /// Random noise as long as the budget allows: the baseline that every attack must beat.
+    Noise(Noise),
+    /// One gradient step as long as the budget (Goodfellow et al. 2015).
+    Fgsm(Fgsm),
     Cascade(Cascade),
 }
 
@@ -33,6 +37,8 @@ impl Attack {
             Attack::Fab(_) => "fab",
             Attack::FabT(_) => "fab-t",
             Attack::Square(_) => "square",
+            Attack::Noise(_) => "noise",
+            Attack::Fgsm(_) => "fgsm",
             Attack::Cascade(_) => "cascade",
         }
     }
@@ -55,7 +61,8 @@ impl Attack {
             // Which run is which target's depends on how many there are.
             Attack::ApgdT(targeted) | Attack::FabT(targeted) => targeted.restarts = 1,
             Attack::Square(square) => square.restarts = 1,
-            Attack::Cascade(_) => {}
+            Attack::Noise(noise) => noise.queries = 1,
+            Attack::Fgsm(_) | Attack::Cascade(_) => {}
         }
         attack
     }
@@ -69,31 +76,75 @@ impl Attack {
             | Attack::Fab(Untargeted { eot, .. })
             | Attack::ApgdT(Targeted { eot, .. })
             | Attack::FabT(Targeted { eot, .. })
-            | Attack::Square(Square { eot, .. }) => *eot,
+            | Attack::Square(Square { eot, .. })
+            | Attack::Noise(Noise { eot, .. })
+            | Attack::Fgsm(Fgsm { eot, .. }) => *eot,
             Attack::Cascade(Cascade { cascade }) => cascade.iter().map(Attack::eot).max().unwrap_or(1),
         }
     }
 
-    /// Forward passes (backwards counted as `backward` forwards each) that one image costs at most on a model of not many
-    /// classes.
-    pub fn forward_equivalents(&self, backward: f64) -> f64 {
-        let passes = |counts: &[u32]| counts.iter().map(|count| f64::from(*count)).product::<f64>();
-        match self {
-            Attack::Pgd(pgd) => 2.0 + passes(&[pgd.steps, pgd.restarts, pgd.eot]) * (1.0 + backward),
-            Attack::ApgdCe(attack) | Attack::ApgdDlr(attack) => {
-                2.0 + passes(&[attack.steps, attack.restarts, attack.eot]) * (1.0 + backward)
+    /// Forward and backward passes that one image costs at most, but for one misclassified from the start.
+    pub fn passes(&self, model: &Subject) -> Passes {
+        let eot = if model.stochastic { f64::from(self.eot()) } else { 1.0 };
+        let others = model.classes.saturating_sub(1).max(1);
+        let product = |counts: &[u32]| counts.iter().map(|count| f64::from(*count)).product::<f64>();
+        // Every step takes both passes, and the end of every run is looked at.
+        let ascent = |steps: u32, runs: f64| Passes {
+            forwards: runs * f64::from(steps + 1) * eot,
+            backwards: runs * f64::from(steps) * eot,
+        };
+        let queries = |counts: &[u32]| Passes { forwards: product(counts) * eot, backwards: 0.0 };
+        // Once for the order of the classes.
+        let ranked = |search: Passes| Passes { forwards: search.forwards + 1.0, ..search };
+        let search = match self {
+            Attack::Pgd(pgd) => match pgd.target {
+                Target::LeastLikely | Target::MostLikely => ranked(ascent(pgd.steps, pgd.restarts.into())),
+                Target::Untargeted | Target::NextClass | Target::Random => ascent(pgd.steps, pgd.restarts.into()),
+            },
+            Attack::ApgdCe(attack) | Attack::ApgdDlr(attack) => ascent(attack.steps, attack.restarts.into()),
+            Attack::ApgdT(attack) => {
+                ranked(ascent(attack.steps, product(&[attack.targets.min(others), attack.restarts])))
             }
-            // A step looks at the boundary to each wrong class; ten classes are assumed.
-            Attack::Fab(attack) => 2.0 + 9.0 * passes(&[attack.steps, attack.restarts, attack.eot]) * (1.0 + backward),
-            Attack::ApgdT(attack) | Attack::FabT(attack) => {
-                2.0 + passes(&[attack.steps, attack.targets, attack.restarts, attack.eot]) * (1.0 + backward)
+            // A step looks at the boundary to each wrong class, FAB-T's at one; it is undone and tried again where it led too far.
+            Attack::Fab(attack) => {
+                let looks = product(&[attack.steps + 1, attack.restarts, others]) * eot;
+                Passes { forwards: looks, backwards: looks }
             }
-            Attack::Square(square) => 2.0 + passes(&[square.queries, square.restarts, square.eot]),
+            Attack::FabT(attack) => {
+                let looks = product(&[attack.steps + 1, attack.restarts, attack.targets.min(others)]) * eot;
+                ranked(Passes { forwards: looks, backwards: looks })
+            }
+            Attack::Square(square) => queries(&[square.queries, square.restarts]),
+            Attack::Noise(noise) => queries(&[noise.queries]),
+            Attack::Fgsm(_) => Passes { forwards: eot, backwards: eot },
             Attack::Cascade(Cascade { cascade }) => {
-                cascade.iter().map(|stage| stage.forward_equivalents(backward)).sum()
+                let each = cascade.iter().map(|stage| stage.passes(model));
+                each.fold(Passes::default(), |sum, stage| Passes {
+                    forwards: sum.forwards + stage.forwards,
+                    backwards: sum.backwards + stage.backwards,
+                })
             }
+        };
+        // Each run's candidate may be examined, but hardly any is before the last.
+        match self {
+            Attack::Cascade(_) => search,
+            _ => Passes { forwards: search.forwards + 1.0, ..search },
         }
     }
+}
+
+/// What of a model decides how many passes an attack takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subject {
+    pub classes: u32,
+    pub stochastic: bool,
+}
+
+/// Passes of one image.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Passes {
+    pub forwards: f64,
+    pub backwards: f64,
 }
 
 /// Attacks at one threat model, each on the images that those before it left standing: worst case per image.
@@ -138,6 +189,32 @@ pub struct Square {
     /// Independent runs, at least 1.
     pub restarts: u32,
     /// Draws averaged at every point, at least 1 (for stochastic models).
+    pub eot: u32,
+}
+
+/// The parameters of noise.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Noise {
+    pub distribution: Distribution,
+    /// Points looked at, at least 1.
+    pub queries: u32,
+    /// Draws averaged at every point, at least 1 (for stochastic models).
+    pub eot: u32,
+}
+
+/// What a pixel of the noise is drawn from, before the whole is scaled to the length of the budget and cut to the box.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Distribution {
+    Uniform,
+    Gaussian,
+}
+
+/// The parameters of FGSM.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Fgsm {
+    pub loss: Loss,
+    /// Gradients averaged, at least 1 (for stochastic models).
     pub eot: u32,
 }
 

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::attack::{
-    Attack, Cascade, ClipOrder, Keep, Loss, Pgd, Projection, Square, StepSize, Target, Targeted, Untargeted,
+    Attack, Cascade, ClipOrder, Distribution, Fgsm, Keep, Loss, Noise, Pgd, Projection, Square, StepSize, Target,
+    Targeted, Untargeted,
 };
 use super::budget::Budgets;
 use super::file::{ProtocolError, check_name};
@@ -40,7 +41,7 @@ pub struct AttackBlock {
     /// Independent runs (per target); 1, but 5 for apgd-ce in L1, as AutoAttack has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restarts: Option<u32>,
-    /// pgd; cross-entropy.
+    /// pgd and fgsm; cross-entropy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<Loss>,
     /// pgd; untargeted.
@@ -60,9 +61,12 @@ pub struct AttackBlock {
     /// apgd-t and fab-t: how many of the likeliest wrong classes; 9, but 5 for apgd-t in L1, as AutoAttack has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<u32>,
-    /// square: points looked at; 5000.
+    /// square and noise: points looked at; 5000 and 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queries: Option<u32>,
+    /// noise; uniform.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distribution: Option<Distribution>,
     /// square: share of the pixels in the first windows; 0.8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p: Option<f64>,
@@ -81,6 +85,8 @@ pub enum AttackName {
     Fab,
     FabT,
     Square,
+    Noise,
+    Fgsm,
 }
 
 /// A stage of a cascade: a name, or a table of the name and keys that differ from the block's.
@@ -105,6 +111,8 @@ pub struct StageTable {
     pub queries: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distribution: Option<Distribution>,
 }
 
 impl StageBlock {
@@ -123,6 +131,7 @@ impl StageBlock {
             ("targets", stage.targets.is_some()),
             ("queries", stage.queries.is_some()),
             ("p", stage.p.is_some()),
+            ("distribution", stage.distribution.is_some()),
         ]
         .into_iter()
         .filter_map(|(key, named)| named.then_some(key))
@@ -140,6 +149,7 @@ impl StageBlock {
                 targets: stage.targets.or(block.targets),
                 queries: stage.queries.or(block.queries),
                 p: stage.p.or(block.p),
+                distribution: stage.distribution.or(block.distribution),
                 ..alone
             },
         }
@@ -148,12 +158,16 @@ impl StageBlock {
 
 impl AttackName {
     fn reads(self, key: &str) -> bool {
-        use AttackName::{ApgdCe, ApgdDlr, ApgdT, Fab, FabT, Pgd, Square};
+        use AttackName::{ApgdT, FabT, Fgsm, Noise, Pgd, Square};
         match key {
-            "restarts" | "eot" => true,
-            "steps" => matches!(self, Pgd | ApgdCe | ApgdDlr | ApgdT | Fab | FabT),
+            "eot" => true,
+            "restarts" => !matches!(self, Noise | Fgsm),
+            "steps" => !matches!(self, Square | Noise | Fgsm),
             "targets" => matches!(self, ApgdT | FabT),
-            "queries" | "p" => self == Square,
+            "queries" => matches!(self, Square | Noise),
+            "p" => self == Square,
+            "distribution" => self == Noise,
+            "loss" => matches!(self, Pgd | Fgsm),
             _ => self == Pgd,
         }
     }
@@ -165,6 +179,7 @@ impl AttackName {
         let restarts = block.restarts.unwrap_or(if l1 && self == AttackName::ApgdCe { 5 } else { 1 });
         let targets = block.targets.unwrap_or(if l1 && self == AttackName::ApgdT { 5 } else { 9 });
         let eot = block.eot.unwrap_or(1);
+        let loss = block.loss.unwrap_or(Loss::CrossEntropy);
         let untargeted = Untargeted { steps, restarts, eot };
         let targeted = Targeted { steps, targets, restarts, eot };
         match self {
@@ -173,7 +188,7 @@ impl AttackName {
                 step_size: block.step_size.unwrap_or(StepSize::OfEpsilon(0.25)),
                 random_start: block.random_start.unwrap_or(false),
                 restarts,
-                loss: block.loss.unwrap_or(Loss::CrossEntropy),
+                loss,
                 target: block.target.unwrap_or(Target::Untargeted),
                 projection: block.projection.unwrap_or(Projection::Euclidean),
                 order: block.order.unwrap_or(ClipOrder::ProjectThenClip),
@@ -191,6 +206,12 @@ impl AttackName {
                 restarts,
                 eot,
             }),
+            AttackName::Noise => Attack::Noise(Noise {
+                distribution: block.distribution.unwrap_or(Distribution::Uniform),
+                queries: block.queries.unwrap_or(100),
+                eot,
+            }),
+            AttackName::Fgsm => Attack::Fgsm(Fgsm { loss, eot }),
         }
     }
 }
@@ -201,19 +222,10 @@ impl AttackBlock {
     pub(super) fn filled(self) -> Self {
         let Some(name) = self.attack else { return self };
         let attack = name.resolve(&self);
-        let (Attack::Pgd(Pgd { restarts, eot, .. })
-        | Attack::ApgdCe(Untargeted { restarts, eot, .. })
-        | Attack::ApgdDlr(Untargeted { restarts, eot, .. })
-        | Attack::Fab(Untargeted { restarts, eot, .. })
-        | Attack::ApgdT(Targeted { restarts, eot, .. })
-        | Attack::FabT(Targeted { restarts, eot, .. })
-        | Attack::Square(Square { restarts, eot, .. })) = attack
-        else {
-            return self;
-        };
-        let block = Self { restarts: Some(restarts), eot: Some(eot), ..self };
+        let block = Self { eot: Some(attack.eot()), ..self };
         match attack {
             Attack::Pgd(pgd) => Self {
+                restarts: Some(pgd.restarts),
                 steps: Some(pgd.steps),
                 step_size: Some(pgd.step_size),
                 random_start: Some(pgd.random_start),
@@ -224,13 +236,22 @@ impl AttackBlock {
                 keep: Some(pgd.keep),
                 ..block
             },
-            Attack::ApgdCe(Untargeted { steps, .. })
-            | Attack::ApgdDlr(Untargeted { steps, .. })
-            | Attack::Fab(Untargeted { steps, .. }) => Self { steps: Some(steps), ..block },
-            Attack::ApgdT(Targeted { steps, targets, .. }) | Attack::FabT(Targeted { steps, targets, .. }) => {
-                Self { steps: Some(steps), targets: Some(targets), ..block }
+            Attack::ApgdCe(Untargeted { steps, restarts, .. })
+            | Attack::ApgdDlr(Untargeted { steps, restarts, .. })
+            | Attack::Fab(Untargeted { steps, restarts, .. }) => {
+                Self { steps: Some(steps), restarts: Some(restarts), ..block }
             }
-            Attack::Square(Square { queries, p, .. }) => Self { queries: Some(queries), p: Some(p), ..block },
+            Attack::ApgdT(Targeted { steps, targets, restarts, .. })
+            | Attack::FabT(Targeted { steps, targets, restarts, .. }) => {
+                Self { steps: Some(steps), targets: Some(targets), restarts: Some(restarts), ..block }
+            }
+            Attack::Square(Square { queries, p, restarts, .. }) => {
+                Self { queries: Some(queries), p: Some(p), restarts: Some(restarts), ..block }
+            }
+            Attack::Noise(Noise { distribution, queries, .. }) => {
+                Self { distribution: Some(distribution), queries: Some(queries), ..block }
+            }
+            Attack::Fgsm(Fgsm { loss, .. }) => Self { loss: Some(loss), ..block },
             Attack::Cascade(_) => block,
         }
     }
@@ -300,6 +321,7 @@ impl AttackBlock {
             ("target", self.target.is_some()),
             ("targets", self.targets.is_some()),
             ("queries", self.queries.is_some()),
+            ("distribution", self.distribution.is_some()),
             ("p", self.p.is_some()),
             ("projection", self.projection.is_some()),
             ("order", self.order.is_some()),
@@ -323,7 +345,8 @@ fn problem(attack: &Attack) -> Option<(&'static str, String)> {
             vec![("steps", attack.steps), ("restarts", attack.restarts), ("targets", attack.targets)]
         }
         Attack::Square(square) => vec![("queries", square.queries), ("restarts", square.restarts)],
-        Attack::Cascade(_) => Vec::new(),
+        Attack::Noise(noise) => vec![("queries", noise.queries)],
+        Attack::Fgsm(_) | Attack::Cascade(_) => Vec::new(),
     };
     for (key, value) in counts.into_iter().chain([("eot", attack.eot())]) {
         let most = match key {

@@ -20,7 +20,8 @@ mod threat;
 mod verdict;
 
 pub use attack::{
-    Attack, Cascade, ClipOrder, Keep, Loss, Pgd, Projection, Square, StepSize, Target, Targeted, Untargeted,
+    Attack, Cascade, ClipOrder, Distribution, Fgsm, Keep, Loss, Noise, Passes, Pgd, Projection, Square, StepSize,
+    Subject, Target, Targeted, Untargeted,
 };
 pub use attack_block::{AttackBlock, AttackName, StageBlock, StageTable};
 pub use budget::{Budget, Budgets};

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::attack::Subject;
 use super::condition::{Condition, ConditionKind};
 use super::corruption::Mode;
 
@@ -33,7 +34,7 @@ pub struct ShardPlan {
 #[derive(Debug, Clone, Copy)]
 pub struct Workload<'a> {
     pub conditions: &'a [Condition],
-    pub stochastic: bool,
+    pub model: Subject,
     pub seeds: &'a [i64],
     pub first: u32,
     pub images: u32,
@@ -89,11 +90,15 @@ fn same_ladder(a: &Condition, b: &Condition) -> bool {
 }
 
 /// Forward passes (backwards counted as two) that one image costs at most under this condition.
-pub fn forward_equivalents(condition: &Condition) -> f64 {
+pub fn forward_equivalents(condition: &Condition, model: &Subject) -> f64 {
     match &condition.kind {
         // Corrupting an image takes about as long on the processor as a small model's forward pass, and runs beside it.
         ConditionKind::Clean | ConditionKind::Corruption(_) => 1.0,
-        ConditionKind::Attack(condition) => condition.attack.forward_equivalents(BACKWARD_FORWARDS),
+        ConditionKind::Attack(condition) => {
+            let passes = condition.attack.passes(model);
+            // The clean image is looked at too.
+            1.0 + passes.forwards + BACKWARD_FORWARDS * passes.backwards
+        }
     }
 }
 
@@ -104,7 +109,7 @@ pub fn most_images(image_bytes: u64, conditions: usize) -> u64 {
 
 /// Shards per seed that a group's images are cut into.
 fn cuts(work: &Workload, group: &[usize]) -> u64 {
-    let cost: f64 = group.iter().map(|&i| forward_equivalents(&work.conditions[i])).sum();
+    let cost: f64 = group.iter().map(|&i| forward_equivalents(&work.conditions[i], &work.model)).sum();
     let wanted = SHARD_SECONDS / (cost * work.seconds_per_forward).max(1e-12);
     // The cast saturates, so an absurdly cheap model gives the largest shards there are.
     let most = most_images(work.image_bytes, group.len());
@@ -114,13 +119,13 @@ fn cuts(work: &Workload, group: &[usize]) -> u64 {
 
 /// How many shards [`shards`] would make.
 pub fn count(work: &Workload) -> u64 {
-    let groups = groups(work.conditions, work.stochastic);
+    let groups = groups(work.conditions, work.model.stochastic);
     groups.iter().map(|group| cuts(work, group)).sum::<u64>() * work.seeds.len() as u64
 }
 
 /// Cuts the work. The cut decides scheduling only: verdicts do not depend on it.
 pub fn shards(work: &Workload) -> Vec<ShardPlan> {
-    let groups = groups(work.conditions, work.stochastic);
+    let groups = groups(work.conditions, work.model.stochastic);
     let mut plans = Vec::new();
     for &seed in work.seeds {
         for group in &groups {
@@ -145,10 +150,12 @@ mod tests {
     use super::super::{Protocol, builtin};
     use super::*;
 
+    const MODEL: Subject = Subject { classes: 10, stochastic: false };
+
     fn work(conditions: &[Condition], seconds_per_forward: f64) -> Workload<'_> {
         Workload {
             conditions,
-            stochastic: false,
+            model: MODEL,
             seeds: &[0, 7],
             first: 100,
             images: 1003,
@@ -222,11 +229,30 @@ mod tests {
     }
 
     #[test]
+    fn the_cost_of_an_attack_counts_classes_and_draws_as_the_engine_does() {
+        let cost = |name: &str, classes: u32, stochastic: bool| {
+            let conditions = builtin(name).unwrap().conditions(Some("mnist")).unwrap();
+            forward_equivalents(conditions.last().unwrap(), &Subject { classes, stochastic })
+        };
+        // Untargeted FAB takes a gradient per wrong class; 9 targets need 10 classes.
+        let [few, many] = [10, 1000].map(|classes| cost("autoattack-plus", classes, false));
+        assert_eq!(many - few, 5.0 * 101.0 * 990.0 * 3.0);
+        assert_eq!(cost("autoattack-standard", 10, false), cost("autoattack-standard", 1000, false));
+        assert!(cost("autoattack-standard", 3, false) < cost("autoattack-standard", 10, false));
+        // What a surviving image is known to cost: about 7.8k forwards and 1.9k backwards.
+        let standard = cost("autoattack-standard", 10, false);
+        assert!((10_000.0..13_000.0).contains(&standard), "{standard}");
+        // A deterministic model is not asked twenty times.
+        let [once, twenty] = [false, true].map(|stochastic| cost("autoattack-rand", 10, stochastic));
+        assert!((19.0..21.0).contains(&(twenty / once)), "{}", twenty / once);
+    }
+
+    #[test]
     fn shards_take_about_a_minute() {
         let conditions = builtin("pgd-linf").unwrap().conditions(Some("mnist")).unwrap();
         let seconds = 1e-3;
         for shard in shards(&work(&conditions, seconds)).iter().filter(|s| s.conditions.len() > 1) {
-            let cost: f64 = shard.conditions.iter().map(|&i| forward_equivalents(&conditions[i])).sum();
+            let cost: f64 = shard.conditions.iter().map(|&i| forward_equivalents(&conditions[i], &MODEL)).sum();
             let estimate = cost * f64::from(shard.images) * seconds;
             assert!((20.0..90.0).contains(&estimate), "{estimate} s");
         }

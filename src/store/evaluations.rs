@@ -13,7 +13,7 @@ use super::{Outcome, QuotaError, Quotas, quota};
 use crate::dataset::{Manifest, Shape};
 use crate::protocol::plan::{self, Workload};
 use crate::protocol::report::Tally;
-use crate::protocol::{Condition, ConditionKind, Finding, NumericProfile, Protocol};
+use crate::protocol::{Condition, ConditionKind, Finding, NumericProfile, Protocol, Subject};
 
 /// Which witnesses are stored. The rest can be regenerated from seeds and profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -331,7 +331,7 @@ struct ShardRow<'a> {
 fn workload<'a>(model: &Model, conditions: &'a [Condition], seeds: &'a [i64], images: Range<u32>) -> Workload<'a> {
     Workload {
         conditions,
-        stochastic: model.spec.stochastic,
+        model: Subject { classes: model.spec.classes, stochastic: model.spec.stochastic },
         seeds,
         first: images.start,
         images: images.end - images.start,

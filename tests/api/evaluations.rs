@@ -231,8 +231,8 @@ async fn the_time_left_is_priced_by_committed_shards_and_shared_by_running_ones(
     assert!(bench.json(&path).await["eta_seconds"].is_null(), "nothing runs now");
     let last = bench.claim().await.unwrap();
     let eta = bench.json(&path).await["eta_seconds"].as_f64().unwrap();
-    // Clean costs 1 forward per image, the ladder 2 × (2 + 2 × 3): 3 s bought 2 × 1 + 16 of them.
-    assert!((eta - 16.0 * 3.0 / 18.0).abs() < 1e-9, "{eta}");
+    // Clean costs 1 forward per image, the ladder 2 × (3 + 2 × 3): 3 s bought 2 × 1 + 18 of them.
+    assert!((eta - 18.0 * 3.0 / 20.0).abs() < 1e-9, "{eta}");
     bench.finish(last, &|_, _| true).await;
     assert!(bench.json(&path).await["eta_seconds"].is_null());
 }

@@ -36,12 +36,16 @@ fn verdicts_of_every_attack_do_not_depend_on_neighbours_order_or_sharding() {
     let backwards: Vec<usize> = (0..30).rev().collect();
     let mut attacks = autoattacks(9, 25, 2, 1);
     attacks.push(cascade(&autoattacks(4, 12, 1, 2)));
+    attacks.push(Attack::Fgsm(Fgsm { loss: Loss::Dlr, eot: 1 }));
+    attacks.push(Attack::Noise(Noise { distribution: Distribution::Gaussian, queries: 12, eot: 1 }));
     for (norm, radii) in NORMS {
         for attack_of in &attacks {
             let conditions = conditions(norm, &radii, false, attack_of);
             let whole = attack(&model, &images, &conditions);
             let counts = [0, 1].map(|rung| broken(&whole, rung).len());
-            assert!(counts[0] >= 3 && counts[1] > counts[0], "{norm} {}: {counts:?}", attack_of.name());
+            // Noise this short breaks nothing, but has its best point all the same.
+            let weak = matches!(attack_of, Attack::Noise(_));
+            assert!(counts[0] >= 3 && (weak || counts[1] > counts[0]), "{norm} {}: {counts:?}", attack_of.name());
             let shards = [&backwards[..1], &backwards[1..12], &backwards[12..]];
             let parts: Vec<Vec<Outcome>> =
                 shards.iter().map(|rows| attack(&model, &part(&images, rows), &conditions)).collect();
@@ -142,8 +146,8 @@ fn passes_of_every_attack_are_counted_exactly() {
     assert_eq!(cost(&Attack::ApgdCe(untargeted.clone())), (13, 10));
     // Four wrong classes, and their ranking.
     assert_eq!(cost(&Attack::ApgdT(targeted)), (4 * 6 + 2, 4 * 5));
-    // The start is a query, and so is every window.
-    assert_eq!(cost(&Attack::Square(Square { queries: 7, p: 0.8, restarts: 2, eot: 3 })), (2 * 7 * 3 + 1, 0));
+    // The start is a query, and so is every window. Draws are averaged on stochastic models only.
+    assert_eq!(cost(&Attack::Square(Square { queries: 7, p: 0.8, restarts: 2, eot: 3 })), (2 * 7 + 1, 0));
 }
 
 #[test]

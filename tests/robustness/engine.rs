@@ -3,6 +3,7 @@ use std::ops::ControlFlow;
 
 use gauntlet::protocol::*;
 use gauntlet::robustness::engine::{EngineError, Images, Outcome, Run, evaluate};
+use gauntlet::robustness::model::Classifier;
 use tch::{Kind, Tensor};
 
 use crate::support::*;
@@ -157,13 +158,14 @@ fn more_restarts_never_raise_accuracy() {
 
 #[test]
 fn passes_are_counted_exactly() {
-    let model = convnet(1);
+    let mut model = convnet(1);
     let images = images(&model, 12, 0);
-    let cost = |pgd: &Pgd, independent| {
-        let outcome = attack(&model, &images, &ladder(Norm::Linf, &[1e-7], independent, pgd)).remove(3);
+    let counted = |model: &dyn Classifier, pgd: &Pgd, independent| {
+        let outcome = attack(model, &images, &ladder(Norm::Linf, &[1e-7], independent, pgd)).remove(3);
         assert!(outcome.verdict.robust);
         (outcome.verdict.forwards, outcome.verdict.backwards)
     };
+    let cost = |pgd: &Pgd, independent| counted(&model, pgd, independent);
     let pgd = Pgd { steps: 5, ..pgd() };
     // Five gradients, then the examination of the last iterate.
     assert_eq!(cost(&Pgd { keep: Keep::Last, ..pgd.clone() }, true), (6, 5));
@@ -171,13 +173,22 @@ fn passes_are_counted_exactly() {
     assert_eq!(cost(&Pgd { keep: Keep::Best, ..pgd.clone() }, true), (7, 5));
     // A ladder begins with the clean image.
     assert_eq!(cost(&pgd, false), (8, 5));
-    // Three restarts of five steps with four draws each, one examination.
+    // Three restarts of five steps, one examination; a deterministic model is not asked four times.
     let restarts = Pgd { restarts: 3, random_start: true, eot: 4, ..pgd.clone() };
-    assert_eq!(cost(&restarts, true), (3 * 6 * 4 + 1, 3 * 5 * 4));
+    assert_eq!(cost(&restarts, true), (3 * 6 + 1, 3 * 5));
     // Every restart's last iterate is examined.
-    assert_eq!(cost(&Pgd { keep: Keep::Last, ..restarts }, true), (3 * (5 * 4 + 1), 3 * 5 * 4));
+    let last = Pgd { keep: Keep::Last, ..restarts.clone() };
+    assert_eq!(cost(&last, true), (3 * (5 + 1), 3 * 5));
     // The targets' clean logits.
-    assert_eq!(cost(&Pgd { target: Target::LeastLikely, ..pgd }, true), (8, 5));
+    let least_likely = Pgd { target: Target::LeastLikely, ..pgd };
+    assert_eq!(cost(&least_likely, true), (8, 5));
+    // So are they before a ladder, which begins with the clean image.
+    assert_eq!(cost(&least_likely, false), (9, 5));
+    // A stochastic model is asked four times at every point, and examined once.
+    model.spec.stochastic = true;
+    for pgd in [restarts, last] {
+        assert_eq!(counted(&model, &pgd, true), (3 * 6 * 4 + 1, 3 * 5 * 4));
+    }
 }
 
 #[test]

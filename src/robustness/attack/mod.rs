@@ -23,6 +23,8 @@
 mod apgd;
 mod apgd_l1;
 mod fab;
+mod fgsm;
+mod noise;
 mod pgd;
 mod rows;
 mod runs;
@@ -40,6 +42,7 @@ use crate::robustness::rng::Stream;
 use apgd::ApgdSearch;
 use apgd_l1::L1ApgdSearch;
 use fab::FabSearch;
+use noise::NoiseSearch;
 use pgd::PgdSearch;
 use runs::Runs;
 use square::SquareSearch;
@@ -68,6 +71,8 @@ pub fn search(attack: &Attack, setting: &Setting) -> Box<dyn Search> {
         Attack::Fab(attack) => Box::new(FabSearch::new(Runs::untargeted(Loss::Margin, attack), attack.steps, setting)),
         Attack::FabT(attack) => Box::new(FabSearch::new(Runs::targeted(Loss::Margin, attack), attack.steps, setting)),
         Attack::Square(square) => Box::new(SquareSearch::new(square, setting)),
+        Attack::Noise(noise) => Box::new(NoiseSearch::new(noise, setting)),
+        Attack::Fgsm(fgsm) => Box::new(PgdSearch::new(&fgsm::as_pgd(fgsm), setting)),
         Attack::Cascade(_) => unreachable!("the engine runs a cascade's stages"),
     }
 }
@@ -84,15 +89,22 @@ pub fn needs_ranking(attack: &Attack) -> bool {
     match attack {
         Attack::Pgd(pgd) => matches!(pgd.target, Target::LeastLikely | Target::MostLikely),
         Attack::ApgdT(_) | Attack::FabT(_) => true,
-        Attack::ApgdCe(_) | Attack::ApgdDlr(_) | Attack::Fab(_) | Attack::Square(_) | Attack::Cascade(_) => false,
+        Attack::ApgdCe(_)
+        | Attack::ApgdDlr(_)
+        | Attack::Fab(_)
+        | Attack::Square(_)
+        | Attack::Noise(_)
+        | Attack::Fgsm(_)
+        | Attack::Cascade(_) => false,
     }
 }
 
 /// Whether the attack never demands a gradient: such trajectories are batched apart, in passes without a backward.
 pub fn is_forward_only(attack: &Attack) -> bool {
     match attack {
-        Attack::Square(_) => true,
+        Attack::Square(_) | Attack::Noise(_) => true,
         Attack::Pgd(_)
+        | Attack::Fgsm(_)
         | Attack::ApgdCe(_)
         | Attack::ApgdDlr(_)
         | Attack::ApgdT(_)

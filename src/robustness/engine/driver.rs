@@ -130,7 +130,7 @@ impl<'a, 'r> Driver<'a, 'r> {
                 }
                 let stages = condition.attack.stages();
                 let ranks = stages.iter().any(|stage| needs_ranking(stage));
-                let rankings = if ranks { self.rankings(!carries)? } else { Vec::new() };
+                let rankings = if ranks { self.rankings()? } else { Vec::new() };
                 self.attack(condition, stages, rankings)?;
             }
         }
@@ -149,6 +149,11 @@ impl<'a, 'r> Driver<'a, 'r> {
 
     fn labels(&self, images: &[usize]) -> Vec<u32> {
         images.iter().map(|image| self.run.images.labels[*image]).collect()
+    }
+
+    /// Draws averaged at every point of a search: a deterministic model needs one.
+    fn eot(&self, attack: &Attack) -> u32 {
+        if self.stochastic() { attack.eot().max(1) } else { 1 }
     }
 
     fn condition(&self, rung: usize) -> Option<&'r AttackCondition> {
@@ -206,20 +211,19 @@ impl<'a, 'r> Driver<'a, 'r> {
         Ok(())
     }
 
-    /// The wrong classes of each image, by falling logit at the clean image; `charged` where no earlier pass pays for them.
-    fn rankings(&mut self, charged: bool) -> Result<Vec<Arc<[u32]>>, EngineError> {
-        let mut rankings = Vec::with_capacity(self.accounts.len());
-        let images: Vec<usize> = (0..self.accounts.len()).collect();
+    /// The wrong classes of each image that still stands, by falling logit at the clean image.
+    fn rankings(&mut self) -> Result<Vec<Arc<[u32]>>, EngineError> {
+        let mut rankings = vec![Arc::default(); self.accounts.len()];
+        let standing = |image: &usize| self.accounts[*image][0].settled.is_none();
+        let images: Vec<usize> = (0..self.accounts.len()).filter(standing).collect();
         for chunk in images.chunks(self.run.batch as usize) {
             self.seed_pass();
             let order = self.kernel.logits(&self.clean(chunk))?.argsort_stable(true, 1, true).to_device(Device::Cpu);
             let order = Vec::<i64>::try_from(order.contiguous().view([-1])).expect("rows of classes");
             let rows = order.chunks(self.run.model.spec().classes as usize);
-            for (classes, label) in rows.zip(self.labels(chunk)) {
-                rankings.push(classes.iter().map(|class| *class as u32).filter(|class| *class != label).collect());
-            }
-            if charged {
-                chunk.iter().for_each(|image| self.charge(Job { image: *image, rung: 0, stage: 0, run: 0 }, 1, 0));
+            for ((classes, label), image) in rows.zip(self.labels(chunk)).zip(chunk) {
+                rankings[*image] = classes.iter().map(|class| *class as u32).filter(|class| *class != label).collect();
+                self.charge(Job { image: *image, rung: 0, stage: 0, run: 0 }, 1, 0);
             }
             self.report()?;
         }
@@ -232,7 +236,7 @@ impl<'a, 'r> Driver<'a, 'r> {
         stages: Vec<&Attack>,
         rankings: Vec<Arc<[u32]>>,
     ) -> Result<(), EngineError> {
-        let eot = condition.attack.eot().max(1);
+        let eot = self.eot(&condition.attack);
         let spec = self.run.model.spec();
         let setting = Setting {
             norm: condition.threat.norm,
@@ -304,7 +308,7 @@ impl<'a, 'r> Driver<'a, 'r> {
 
     /// One pass over all slots of a floor, and what follows from it.
     fn step(&mut self, search: &mut Search, floor: usize) -> Result<(), EngineError> {
-        let draws = search.condition.attack.eot().max(1);
+        let draws = self.eot(&search.condition.attack);
         self.seed_pass();
         let (mut done, mut finished) = (Vec::new(), Vec::new());
         for passed in search.floors[floor].pass(&self.kernel)? {
@@ -345,7 +349,7 @@ impl<'a, 'r> Driver<'a, 'r> {
         if rivals.is_empty() {
             return Ok(());
         }
-        let draws = search.condition.attack.eot().max(1);
+        let draws = self.eot(&search.condition.attack);
         let labels = self.labels(&rivals.iter().map(|rival| rival.job.image).collect::<Vec<_>>());
         let goals = vec![Some(Goal { loss: Loss::Margin, target: None, float32_gradient: false }); rivals.len()];
         let objective = Objective::new(&labels, &goals, self.run.model.device());

@@ -10,7 +10,7 @@ mod start;
 
 pub use hyperplane::to_hyperplane;
 pub use projection::{Ball, linf_bounds};
-pub use start::{random_start, unit_ball, unit_sphere};
+pub use start::{onto_sphere, random_start, unit_ball, unit_sphere};
 
 use tch::{Kind, Tensor};
 

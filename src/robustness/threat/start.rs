@@ -41,6 +41,11 @@ pub fn unit_sphere(norm: Norm, dimension: usize, stream: &mut Stream) -> Vec<f64
         }
     }
     point.truncate(dimension);
+    onto_sphere(norm, point)
+}
+
+/// `point` scaled to length 1 in `norm`.
+pub fn onto_sphere(norm: Norm, point: Vec<f64>) -> Vec<f64> {
     let length = match norm {
         Norm::Linf => point.iter().fold(0.0f64, |most, v| most.max(v.abs())),
         Norm::L2 => point.iter().map(|v| v * v).sum::<f64>().sqrt(),
