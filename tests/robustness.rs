@@ -6,6 +6,8 @@ mod support;
 
 #[path = "robustness/cascade.rs"]
 mod cascade;
+#[path = "robustness/diagnostic.rs"]
+mod diagnostic;
 #[path = "robustness/engine.rs"]
 mod engine;
 #[path = "robustness/linear.rs"]
