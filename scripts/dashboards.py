@@ -148,8 +148,8 @@ OPERATIONS = dashboard("gauntlet-operations", "Gauntlet / Operations", "Is it up
     lines("How full batches are", [(f"{rate('gauntlet_engine_forwards_total')} / {rate('gauntlet_engine_rows_total')}", "occupancy"),
                                    ], "percentunit", about="Rows that the search asked for, of all rows sent through the model."),
     lines("Batch", [("max by (instance) (gauntlet_engine_batch_images)", "{{instance}}")], about="Images per kernel launch."),
-    lines("Findings in committed shards", [(rate("gauntlet_worker_findings_total", "kind"), "{{kind}}")], "ops"),
-    lines("Shards with findings", [(rate("gauntlet_worker_shards_with_findings_total"), "with findings"), (rate("gauntlet_worker_shards_committed_total"), "all")], "ops"),
+    lines("Findings on finished evaluations", [(rate("gauntlet_worker_findings_total", "kind"), "{{kind}}")], "ops"),
+    lines("Finished evaluations by grade", [(rate("gauntlet_worker_evaluations_graded_total", "kind"), "{{kind}}")], "ops"),
     row("Machine"),
     lines("Database connections", [("sum by (state) (gauntlet_database_connections)", "{{state}}"), ("sum(gauntlet_database_connections_limit)", "limit")]),
     lines("Disk of the artifacts", [("min(gauntlet_artifacts_free_bytes)", "free"), ("max(gauntlet_artifacts_size_bytes)", "size")], "bytes"),
@@ -199,8 +199,11 @@ where dataset = ${dataset:sqlstring} and protocol = ${protocol:sqlstring} and mo
 order by comparable, position""", width=24, overrides=cells("accuracy.*", PAINTED) + cells("difference", PLAIN),
           about="Same images, same parameters. Whether a difference is more than chance: GET /v1/compare tests it image by image."),
     row("Diagnostics"),
-    table("Findings", """select model, source, code, count(distinct evaluation_id) as evaluations, min(sentence) as sentence from report.findings
-where $__timeFilter(created_at) group by model, source, code order by evaluations desc, model, code""", width=24,
+    table("Grades", """select model, dataset, protocol, grade, finished_at from report.grades
+where $__timeFilter(finished_at) order by finished_at desc""", width=24,
+          about="Whether the figures of an evaluation can be believed; docs/DIAGNOSTICS.md says how it is found."),
+    table("Findings", """select model, source, code, weight, count(distinct evaluation_id) as evaluations, min(sentence) as sentence from report.findings
+where $__timeFilter(created_at) group by model, source, code, weight order by evaluations desc, model, code""", width=24,
           about="What a reader must know about a model or a run; docs/FINDINGS.md explains the codes."),
 ], [
     variable("dataset", "Dataset", "select distinct dataset from report.accuracy order by 1"),

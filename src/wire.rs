@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uuid::Uuid;
 
 use crate::protocol::{
-    Condition, Device, Finding, ModelSpec, NumericProfile, Pictures, Platform, Sandbox, Verdict, VerdictRule,
+    Condition, Device, Finding, ModelSpec, NumericProfile, Pictures, Platform, Sandbox, Signs, Verdict, VerdictRule,
 };
 
 /// The descriptor the child finds its socket on.
@@ -89,6 +89,9 @@ pub struct ShardRequest {
     pub labels: Vec<u32>,
     /// Witnesses are wanted for the first this many images of the payload.
     pub witness_images: u32,
+    /// Dataset indices, among those of the payload, of images that get a second opinion at the last condition; rising.
+    #[serde(default)]
+    pub second_opinion: Vec<u32>,
 }
 
 /// What the child answers.
@@ -124,7 +127,8 @@ pub enum Reply {
     Done {
         verdicts: Vec<Vec<Verdict>>,
         witnesses: Vec<WitnessAt>,
-        findings: Vec<Finding>,
+        /// One per condition.
+        signs: Vec<Signs>,
         time: CpuTime,
     },
     /// Which frost pictures they are.
@@ -282,7 +286,7 @@ async fn read_up_to(stream: &mut (impl AsyncReadExt + Unpin), length: usize) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Format, Stage, builtin};
+    use crate::protocol::{Format, Sign, Stage, builtin};
 
     fn requests() -> Vec<Request> {
         let conditions = builtin("pgd-linf").unwrap().conditions(Some("imagenet")).unwrap();
@@ -308,6 +312,7 @@ mod tests {
                 first_image: 100,
                 labels: vec![7, 8],
                 witness_images: 1,
+                second_opinion: vec![101],
             }),
             Request::Frost { lengths: [5, 4, 3, 2, 1] },
             Request::Examine { labels: vec![7], rule: VerdictRule::OneForward, seed: 4 },
@@ -327,13 +332,15 @@ mod tests {
             forwards: 3,
             backwards: 2,
         };
+        let mut signs = Signs::default();
+        signs.look(Sign::Overturned, 101, true);
         vec![
             Reply::Rejected { code: "wrong_shape".into(), found: "logits have shape [16, 5]".into() },
             Reply::Progress(Progress { verdicts: 12, forwards: 40, backwards: 36, rows: 64 }),
             Reply::Done {
                 verdicts: vec![vec![verdict]],
                 witnesses: vec![WitnessAt { condition: 0, image: 100 }],
-                findings: vec![],
+                signs: vec![signs],
                 time: CpuTime { total: 2.0, corruption: 0.5 },
             },
             Reply::Taken { pictures: Pictures::Custom("ab".into()) },

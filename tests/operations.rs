@@ -155,7 +155,7 @@ async fn the_reader_can_read_views_and_nothing_else() {
             .fetch_all(&mut connection)
             .await
             .unwrap();
-    assert_eq!(views.len(), 9, "{views:?}");
+    assert_eq!(views.len(), 10, "{views:?}");
     for view in views {
         connection.execute(AssertSqlSafe(format!("select * from report.{view}"))).await.unwrap();
     }
@@ -194,8 +194,9 @@ async fn every_sql_query_of_every_dashboard_returns_rows_to_the_reader() {
     let (bench, evaluations) = history().await;
     let finding = r#"[{"code": "weak_projection", "sentence": "It is weak.", "evidence": {}}]"#;
     sqlx::query("update models set findings = $1::jsonb").bind(finding).execute(&bench.pool).await.unwrap();
-    sqlx::query("update shards set findings = $1::jsonb where state = 'done'")
-        .bind(finding)
+    let diagnostics = format!(r#"{{"grade": "suspicious", "findings": {finding}}}"#).replace("weak_projection", "odd");
+    sqlx::query("update evaluations set diagnostics = $1::jsonb where state = 'succeeded'")
+        .bind(diagnostics)
         .execute(&bench.pool)
         .await
         .unwrap();
@@ -389,6 +390,12 @@ fn operands(expression: &str) -> Vec<String> {
     expression.split(" and ").map(side).collect()
 }
 
+/// Passes of single images in all: of tallies and of second opinions.
+const PASSES: &str =
+    "select (select sum(forwards) from tallies)::bigint + sum((of_one ->> 'forwards')::bigint)::bigint,
+    (select sum(backwards) from tallies)::bigint + sum((of_one ->> 'backwards')::bigint)::bigint
+from shards cross join lateral jsonb_array_elements(signs) of_one";
+
 /// Server and worker as they are deployed, an evaluation that raises a finding, and Prometheus watching both.
 #[tokio::test]
 async fn every_expression_of_dashboards_and_alerts_finds_data_in_a_real_run() {
@@ -451,12 +458,8 @@ async fn every_expression_of_dashboards_and_alerts_finds_data_in_a_real_run() {
         let line = there.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_else(|| panic!("{name}"));
         line.rsplit(' ').next().unwrap().parse().unwrap()
     };
-    // 48 images, clean and attacked; what the engine says it spent is what the tallies say.
-    let (forwards, backwards): (i64, i64) =
-        sqlx::query_as("select sum(forwards)::bigint, sum(backwards)::bigint from tallies")
-            .fetch_one(&world.pool)
-            .await
-            .unwrap();
+    // 48 images, clean and attacked; what the engine says it spent is what tallies and second opinions say.
+    let (forwards, backwards): (i64, i64) = sqlx::query_as(PASSES).fetch_one(&world.pool).await.unwrap();
     assert_eq!(value("gauntlet_engine_verdicts_total"), 96.0);
     assert_eq!(value("gauntlet_engine_forwards_total"), forwards as f64);
     assert_eq!(value("gauntlet_engine_backwards_total"), backwards as f64);
@@ -464,6 +467,11 @@ async fn every_expression_of_dashboards_and_alerts_finds_data_in_a_real_run() {
     assert_eq!(value("gauntlet_worker_shards_committed_total"), value("gauntlet_worker_leases_total"));
     assert_eq!(value("gauntlet_evaluation_first_result_seconds_count"), 1.0);
     assert_eq!(value("gauntlet_worker_findings_total{kind=\"weak_projection\"}"), 1.0);
+    let graded = ["trustworthy", "suspicious", "unreliable", "not_assessed"]
+        .map(|grade| value(&format!("gauntlet_worker_evaluations_graded_total{{kind=\"{grade}\"}}")));
+    assert_eq!(graded.iter().sum::<f64>(), 1.0);
+    let grade: String = sqlx::query_scalar("select grade from report.grades").fetch_one(&world.pool).await.unwrap();
+    assert_eq!(value(&format!("gauntlet_worker_evaluations_graded_total{{kind=\"{grade}\"}}")), 1.0);
 
     if watcher.is_none() {
         eprintln!("prometheus is not installed: what it would find was not tried");

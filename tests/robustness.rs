@@ -8,6 +8,8 @@ mod support;
 mod baselines;
 #[path = "robustness/cascade.rs"]
 mod cascade;
+#[path = "robustness/diagnostic.rs"]
+mod diagnostic;
 #[path = "robustness/engine.rs"]
 mod engine;
 #[path = "robustness/linear.rs"]

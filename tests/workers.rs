@@ -6,11 +6,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::world::{Verdicts, World, by_cell, digits_spec, repository};
-use gauntlet::protocol::{Device, Protocol};
+use gauntlet::protocol::{Device, Diagnostics, Grade, Protocol};
 use gauntlet::queue;
-use gauntlet::store::evaluations::State;
-use gauntlet::store::evidence;
-use gauntlet::store::shards;
+use gauntlet::store::evaluations::{self, State};
+use gauntlet::store::{evidence, report, shards};
 use gauntlet::worker::{Child, ChildError, ChildOptions};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -46,11 +45,11 @@ fn slow_protocol() -> Protocol {
 }
 
 /// The same cells through `gauntlet run`, without server or database.
-fn local_run(world: &World, images: u32) -> Verdicts {
+fn local_run(world: &World, images: u32) -> (Verdicts, Diagnostics) {
     let file = world.data.path().join("protocol.toml");
     std::fs::write(&file, toml::to_string(&protocol()).unwrap()).unwrap();
     let out = world.data.path().join("verdicts.parquet");
-    let status = Command::new(env!("CARGO_BIN_EXE_gauntlet"))
+    let output = Command::new(env!("CARGO_BIN_EXE_gauntlet"))
         .args(["run", "--dataset", "digits", "--seed", "5", "--threads", "1", "--format", "json"])
         .args(["--offset", &FIRST.to_string(), "--images", &images.to_string()])
         .arg("--protocol")
@@ -63,8 +62,10 @@ fn local_run(world: &World, images: u32) -> Verdicts {
         .env("GAUNTLET_DEVICE", "cpu")
         .output()
         .unwrap();
-    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
-    by_cell(evidence::from_parquet(std::fs::read(out).unwrap().into()).unwrap())
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let verdicts = by_cell(evidence::from_parquet(std::fs::read(out).unwrap().into()).unwrap());
+    (verdicts, serde_json::from_value(table["diagnostics"].clone()).unwrap())
 }
 
 #[tokio::test]
@@ -94,7 +95,16 @@ async fn verdicts_are_the_same_for_any_cut_any_crew_any_kills_and_a_local_run() 
     evidence_holds_until_it_is_forged(&world, whole).await;
     assert!(kills >= 1, "no kill hit anything");
     assert_eq!(world.verdicts(cut).await, expected, "after {kills} kills");
-    assert_eq!(local_run(&world, images), expected);
+    let (verdicts, diagnostics) = local_run(&world, images);
+    assert_eq!(verdicts, expected);
+
+    // The judgement, too, is the same; PGD of eight steps does its work on this model.
+    assert_eq!(diagnostics.grade, Grade::Trustworthy, "{diagnostics:?}");
+    for id in [whole, cut] {
+        let ended = evaluations::get(&world.pool, id).await.unwrap().unwrap();
+        assert_eq!(ended.diagnostics.as_ref().map(|kept| &kept.0), Some(&diagnostics));
+        assert_eq!(report::table(&world.pool, &ended).await.unwrap().diagnostics, diagnostics);
+    }
 }
 
 /// `gauntlet verify` confirms the stored witnesses and regenerates the rest, and names what was tampered with.

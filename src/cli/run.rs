@@ -15,10 +15,10 @@ use super::images::Images;
 use super::show::{self, Format};
 use crate::config::Settings;
 use crate::dataset::{Part, Preset, Shape};
-use crate::protocol::report::{Diagnostics, Table, Tally, columns, cpu_time, row};
+use crate::protocol::report::{Table, Tally, columns, cpu_time, row};
 use crate::protocol::{
-    Condition, Finding, Format as ModelFormat, ModelSpec, NumericProfile, Pictures, Preprocessing, Protocol, builtin,
-    plan,
+    Condition, Finding, Format as ModelFormat, ModelSpec, NumericProfile, Observed, Pictures, Preprocessing, Protocol,
+    Signs, builtin, diagnose, plan, sample,
 };
 use crate::store::Artifacts;
 use crate::store::evidence::{self, VerdictRow};
@@ -101,21 +101,31 @@ pub async fn run(arguments: RunArguments, settings: &Settings) -> anyhow::Result
     options.threads = arguments.threads.unwrap_or(options.threads);
     let slice = Slice::of(&arguments, images.len())?;
     let mut session = Session::open(&arguments, &options, &images, &slice).await?;
-    let Evaluated { tallies, rows, findings, time } =
+    let Evaluated { tallies, rows, signs, time } =
         session.evaluate(&images, &slice, &protocol, &conditions, &arguments.seeds, artifacts.as_ref()).await?;
 
     let per_seed = |c: usize| -> Vec<(i64, Tally)> {
         arguments.seeds.iter().zip(&tallies).map(|(&seed, tallies)| (seed, tallies[c].clone())).collect()
     };
     let table_rows: Vec<_> = conditions.iter().enumerate().map(|(i, c)| row(c, &per_seed(i))).collect();
-    let mut all_findings = session.findings.clone();
-    all_findings.extend(Finding::merged(findings));
+    let mut totals = vec![Tally::default(); conditions.len()];
+    for of_seed in &tallies {
+        totals.iter_mut().zip(of_seed).for_each(|(total, tally)| total.add(tally));
+    }
+    let observed = Observed {
+        conditions: &conditions,
+        tallies: &totals,
+        signs: &signs,
+        seeds: arguments.seeds.len(),
+        stochastic: session.spec.stochastic,
+        complete: true,
+    };
     let table = Table {
         evaluation: "local".into(),
         complete: true,
         columns: columns(&table_rows, protocol.aggregate),
         conditions: table_rows,
-        diagnostics: Diagnostics::of(all_findings),
+        diagnostics: diagnose(&session.findings, &observed),
         provenance: json!({
             "software": {"gauntlet": env!("CARGO_PKG_VERSION")},
             "model": {"file": arguments.model, "sha256": session.sha256, "spec": session.spec},
@@ -263,8 +273,10 @@ impl Session {
             "{msg:24} {wide_bar} {human_pos}/{human_len} verdicts, {eta} left",
         )?);
         let mut tallies = vec![vec![Tally::default(); conditions.len()]; seeds.len()];
-        let (mut rows, mut findings, mut spent) = (Vec::new(), Vec::new(), CpuTime::default());
+        let (mut rows, mut spent) = (Vec::new(), CpuTime::default());
+        let mut signs = vec![Signs::default(); conditions.len()];
         for (s, &seed) in seeds.iter().enumerate() {
+            let sampled = sample(seed, slice.first..slice.first + slice.count, protocol.second_opinion);
             for group in &groups {
                 let most = plan::most_images(images.shape().bytes() as u64, group.len());
                 let chunk = most.min(slice.count.into()) as u32;
@@ -276,6 +288,7 @@ impl Session {
                 bar.set_message(cells.last().map_or(String::new(), |c| c.id.clone()));
                 for first in (slice.first..slice.first + slice.count).step_by(chunk as usize) {
                     let batch = images.read(part, first, chunk.min(slice.first + slice.count - first)).await?;
+                    let here = first..first + batch.labels.len() as u32;
                     let request = Request::Shard(ShardRequest {
                         conditions: cells.clone(),
                         seed,
@@ -283,20 +296,21 @@ impl Session {
                         first_image: first,
                         labels: batch.labels.clone(),
                         witness_images: 0,
+                        second_opinion: sampled.iter().copied().filter(|image| here.contains(image)).collect(),
                     });
                     let before = bar.position();
                     let answer = self
                         .child
                         .ask(request, &batch.pixels, |now| bar.set_position(before + u64::from(now.verdicts)))
                         .await?;
-                    let (Reply::Done { verdicts, witnesses, findings: seen, time }, payload) = answer else {
+                    let (Reply::Done { verdicts, witnesses, signs: seen, time }, payload) = answer else {
                         bail!("the evaluator gave an unexpected answer")
                     };
                     let claims = validate::Claims {
                         verdicts: &verdicts,
                         witnesses: &witnesses,
                         payload: &payload,
-                        findings: &seen,
+                        signs: &seen,
                         time,
                     };
                     if let Err(problem) = validate::results(&cells, &batch, &self.spec, 0, &claims) {
@@ -305,8 +319,8 @@ impl Session {
                     bar.set_position(before + (batch.labels.len() * cells.len()) as u64);
                     spent.total += time.total;
                     spent.corruption += time.corruption;
-                    findings.extend(seen);
-                    for (&i, verdicts) in group.iter().zip(verdicts) {
+                    for ((&i, verdicts), seen) in group.iter().zip(verdicts).zip(&seen) {
+                        signs[i].add(seen);
                         tallies[s][i].add(&Tally::of(&verdicts));
                         let condition = &conditions[i].id;
                         rows.extend(verdicts.into_iter().map(|verdict| VerdictRow {
@@ -319,7 +333,7 @@ impl Session {
             }
         }
         bar.finish_and_clear();
-        Ok(Evaluated { tallies, rows, findings, time: spent })
+        Ok(Evaluated { tallies, rows, signs, time: spent })
     }
 }
 
@@ -328,7 +342,8 @@ struct Evaluated {
     /// Per seed, per condition.
     tallies: Vec<Vec<Tally>>,
     rows: Vec<VerdictRow>,
-    findings: Vec<Finding>,
+    /// Per condition.
+    signs: Vec<Signs>,
     time: CpuTime,
 }
 

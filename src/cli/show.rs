@@ -64,8 +64,9 @@ pub fn table(table: &Table) -> String {
     if !table.complete {
         text += "Incomplete: the evaluation has not finished.\n";
     }
+    text += &format!("Grade: {}\n", render::grade(table));
     for finding in &table.diagnostics.findings {
-        text += &format!("! {}: {}\n", finding.code, finding.sentence);
+        text += &format!("! {} ({}): {}\n", finding.code, render::weight(finding), finding.sentence);
     }
     text
 }

@@ -145,9 +145,8 @@ impl Session {
         };
         let mut last = Instant::now();
         let mut progress = Progress::default();
-        let mut report = |now: engine::Progress| {
-            let (verdicts, rows) = (now.done as u32, model.rows());
-            progress = Progress { verdicts, forwards: now.forwards, backwards: now.backwards, rows };
+        let mut tell = |now: Progress| {
+            progress = now;
             if last.elapsed() >= PROGRESS_EVERY {
                 last = Instant::now();
                 let heard = line.say(Reply::Progress(progress), &[]);
@@ -157,6 +156,10 @@ impl Session {
                 }
             }
             ControlFlow::Continue(())
+        };
+        let mut report = |now: engine::Progress| {
+            let (verdicts, rows) = (now.done as u32, model.rows());
+            tell(Progress { verdicts, forwards: now.forwards, backwards: now.backwards, rows })
         };
         let before = clock::process();
         let mut corruption = 0.0;
@@ -173,6 +176,18 @@ impl Session {
             _ => engine::evaluate(&run, &mut report),
         }
         .map_err(engine_problem)?;
+        let mut signs = diagnostic::signs(&conditions, &outcomes);
+        let passes = |of: fn(&Verdict) -> u32| outcomes.iter().map(|o| u64::from(of(&o.verdict))).sum::<u64>();
+        let (verdicts, forwards, backwards) = (outcomes.len() as u32, passes(|v| v.forwards), passes(|v| v.backwards));
+        let mut report = |now: engine::Progress| {
+            let (forwards, backwards) = (forwards + now.forwards, backwards + now.backwards);
+            tell(Progress { verdicts, forwards, backwards, rows: model.rows() })
+        };
+        let opinion =
+            diagnostic::second_opinion(&run, &shard.second_opinion, &outcomes, &mut report).map_err(engine_problem)?;
+        if let Some(signs) = signs.last_mut() {
+            signs.add(&opinion);
+        }
         let time = CpuTime { total: clock::process() - before, corruption };
         // The totals; whether anybody listens shows when the answer is sent.
         line.say(Reply::Progress(progress), &[]).ok();
@@ -185,8 +200,7 @@ impl Session {
             }
             verdicts[outcome.condition].push(outcome.verdict.clone());
         }
-        let findings = diagnostic::findings(&conditions, &outcomes);
-        Ok((Reply::Done { verdicts, witnesses, findings, time }, payload))
+        Ok((Reply::Done { verdicts, witnesses, signs, time }, payload))
     }
 
     fn take_frost(&mut self, lengths: [u64; 5], payload: &[u8]) -> Result<Reply, Reply> {

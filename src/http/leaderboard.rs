@@ -14,6 +14,7 @@ use super::evaluation::{DatasetRef, ProtocolRef};
 use super::extract::{Json, Query};
 use super::problem::*;
 use super::state::AppState;
+use crate::protocol::Grade;
 use crate::protocol::report::{self, Columns, Row};
 use crate::store::report::{Standing, standings};
 
@@ -46,7 +47,9 @@ pub struct LeaderboardRow {
     pub evaluation: Uuid,
     pub columns: Columns,
     pub conditions: Vec<LeaderboardCell>,
-    /// Codes of the model's findings.
+    /// Whether the figures can be believed.
+    pub grade: Grade,
+    /// Codes of the findings on model and run.
     pub findings: Vec<String>,
 }
 
@@ -109,7 +112,12 @@ fn table_of(standing: &Standing) -> LeaderboardTable {
 
 fn row_of(standing: Standing) -> LeaderboardRow {
     let cell = |row: &Row| LeaderboardCell { id: row.condition.id.clone(), accuracy: row.accuracy, ci95: row.ci95 };
-    let mut findings: Vec<String> = standing.findings.into_iter().map(|f| f.code).collect();
+    // Evaluations from before there were grades have what was found of their model.
+    let (grade, findings) = match &standing.evaluation.diagnostics {
+        Some(diagnostics) => (diagnostics.grade, &diagnostics.findings),
+        None => (Grade::NotAssessed, &standing.findings),
+    };
+    let mut findings: Vec<String> = findings.iter().map(|finding| finding.code.clone()).collect();
     findings.dedup();
     LeaderboardRow {
         model: standing.evaluation.model_id,
@@ -117,6 +125,7 @@ fn row_of(standing: Standing) -> LeaderboardRow {
         evaluation: standing.evaluation.id,
         columns: report::columns(&standing.rows, standing.evaluation.protocol.aggregate),
         conditions: standing.rows.iter().map(cell).collect(),
+        grade,
         findings,
     }
 }

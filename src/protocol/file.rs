@@ -27,6 +27,10 @@ pub struct Protocol {
     /// How verdicts on stochastic models are drawn.
     #[serde(default)]
     pub verdict: VerdictRule,
+    /// Images of each seed that get a second opinion, by which the grade is found: a probe of bounded cost, beside the attacks,
+    /// at the largest budget of each ladder. At most 256; 0 switches it off, and the grade then is at best `not_assessed`.
+    #[serde(default = "some_images", skip_serializing_if = "usual")]
+    pub second_opinion: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clean: Option<Clean>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -58,6 +62,19 @@ pub enum Aggregate {
 
 fn one() -> u32 {
     1
+}
+
+/// Enough that a share of one in ten can be told from none.
+const SECOND_OPINION: u32 = 32;
+const MAX_SECOND_OPINION: u32 = 256;
+
+fn some_images() -> u32 {
+    SECOND_OPINION
+}
+
+/// Documents that leave the usual number unsaid keep their hash.
+fn usual(images: &u32) -> bool {
+    *images == SECOND_OPINION
 }
 
 /// What is wrong with a protocol, and where.
@@ -114,6 +131,10 @@ impl Protocol {
             && (n < 3 || n % 2 == 0)
         {
             return Err(ProtocolError::new("verdict.majority", format!("must be odd and at least 3, not {n}")));
+        }
+        if self.second_opinion > MAX_SECOND_OPINION {
+            let problem = format!("must be at most {MAX_SECOND_OPINION}, not {}", self.second_opinion);
+            return Err(ProtocolError::new("second_opinion", problem));
         }
         if self.clean.is_none() && self.attack.is_empty() && self.corruption.is_empty() {
             let problem = "the protocol has no condition: add [clean], [[attack]] or [[corruption]]";
@@ -211,7 +232,7 @@ fn setting_value(text: &str) -> Value {
         .unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
-const DOCUMENT_KEYS: [&str; 4] = ["name", "version", "aggregate", "verdict"];
+const DOCUMENT_KEYS: [&str; 5] = ["name", "version", "aggregate", "verdict", "second_opinion"];
 
 /// Applies one `--set`. `clean` is true or false; `steps` reaches every attack block, `attack.linf.steps` those of one norm or label,
 /// `attack.0.steps` one block; `severity` and the other keys of corruptions reach every corruption block,
@@ -320,6 +341,9 @@ mod tests {
         assert!(found.contains(&"pgd-l2-1/2".into()) && found.contains(&"pgd-linf-0.3".into()), "{found:?}");
         assert_eq!(set(&[("attack.l7.steps", "1")]).unwrap_err().key, "--set attack.l7.steps");
         assert_eq!(set(&[("step", "1")]).unwrap_err().key, "attack[0].step");
+        assert_eq!(set(&[("second_opinion", "0")]).unwrap().second_opinion, 0);
+        assert_eq!(set(&[("second_opinion", "257")]).unwrap_err().key, "second_opinion");
+        assert_eq!(set(&[("second_opinion", "32")]).unwrap().hash(), builtin("pgd-grid").unwrap().hash());
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod budget;
 mod builtin;
 mod condition;
 pub mod corruption;
+mod diagnosis;
 mod file;
 mod finding;
 mod paired;
@@ -14,6 +15,7 @@ mod profile;
 pub mod render;
 pub mod report;
 mod sandbox;
+mod signs;
 mod spec;
 pub mod stats;
 mod threat;
@@ -31,11 +33,13 @@ pub use corruption::{
     Corruption, CorruptionBlock, CorruptionCondition, Group, Label, Mode, NoSuchSeverity, Pictures, Published, Scene,
     Severity, Table,
 };
+pub use diagnosis::{Diagnostics, Grade, Observed, SecondOpinion, ascends, diagnose};
 pub use file::{Aggregate, Clean, MAX_CONDITIONS, Protocol, ProtocolError};
-pub use finding::Finding;
+pub use finding::{Finding, Weight};
 pub use paired::{Held, Paired, paired};
 pub use profile::{Device, MemoryFormat, NumericProfile, Platform, Precision};
 pub use sandbox::{Enforced, MemoryBound, Sandbox};
+pub use signs::{Seen, Sign, Signs, sample};
 pub use spec::{Format, ModelSpec, Preprocessing, SpecError};
 pub use threat::{Epsilon, Norm, ThreatModel};
 pub use verdict::{Stage, Verdict, VerdictRule};

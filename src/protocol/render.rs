@@ -4,10 +4,11 @@ use serde_json::{Value, json};
 
 use super::condition::{Condition, ConditionKind};
 use super::corruption::{Corruptions, Label, Mode, Table as Parameters};
+use super::finding::{Finding, Weight};
 use super::report::{Columns, Row, Table};
 
 /// Columns of the CSV table.
-const CSV_COLUMNS: [&str; 19] = [
+const CSV_COLUMNS: [&str; 20] = [
     "evaluation",
     "condition",
     "kind",
@@ -27,10 +28,11 @@ const CSV_COLUMNS: [&str; 19] = [
     "table",
     "mode",
     "labels",
+    "text",
 ];
 
 /// One line per condition, then one of kind `summary` per column that has a value, then the means by group
-/// (`corruption_group`) and type (`corruption_type`) of corruptions.
+/// (`corruption_group`) and type (`corruption_type`) of corruptions, the `grade`, and a line per `finding` with its sentence.
 pub fn csv(table: &Table) -> String {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let write = |writer: &mut csv::Writer<Vec<u8>>, fields: Vec<String>| {
@@ -47,6 +49,7 @@ pub fn csv(table: &Table) -> String {
         fields.extend([row.forwards_per_image.to_string(), row.backwards_per_image.to_string()]);
         fields.extend(["table", "mode"].map(parameter));
         fields.push(labels(&row.condition).map(|label| plain(&json!(label))).collect::<Vec<_>>().join(" "));
+        fields.push(String::new());
         write(&mut writer, fields);
     }
     let mut summary = |kind: &str, name: &str, value: f64, ci95: Option<[f64; 2]>| {
@@ -69,6 +72,16 @@ pub fn csv(table: &Table) -> String {
         for t in &corruptions.types {
             summary("corruption_type", t.corruption.name(), t.accuracy, Some(t.ci95));
         }
+    }
+    let mut said = |kind: &str, name: &str, text: &str| {
+        let mut fields = vec![String::new(); CSV_COLUMNS.len()];
+        (fields[0], fields[1], fields[2], fields[19]) =
+            (table.evaluation.clone(), name.into(), kind.into(), text.into());
+        write(&mut writer, fields);
+    };
+    said("grade", table.diagnostics.grade.name(), "");
+    for finding in &table.diagnostics.findings {
+        said("finding", &finding.code, &finding.sentence);
     }
     String::from_utf8(writer.into_inner().expect("writing to memory cannot fail")).expect("the fields are UTF-8")
 }
@@ -96,8 +109,9 @@ pub fn markdown(table: &Table) -> String {
     for note in unofficial(table) {
         text += &format!("\n{note}\n");
     }
+    text += &format!("\nGrade: **{}**\n", grade(table));
     for finding in &table.diagnostics.findings {
-        text += &format!("\n> **{}**: {}\n", finding.code, finding.sentence);
+        text += &format!("\n> **{}** ({}): {}\n", finding.code, weight(finding), finding.sentence);
     }
     if !table.complete {
         text += "\nIncomplete: verdicts are still missing.\n";
@@ -111,6 +125,7 @@ pub fn latex(table: &Table) -> String {
     if !table.complete {
         text += "% Incomplete: verdicts are still missing.\n";
     }
+    text += &format!("% Grade: {}.\n", grade(table));
     text += "\\begin{tabular}{lrrl}\n\\toprule\n";
     text += "Condition & $n$ & Accuracy (\\%) & 95\\,\\% interval \\\\\n\\midrule\n";
     for row in &table.conditions {
@@ -201,6 +216,20 @@ fn labels(condition: &Condition) -> impl Iterator<Item = &Label> {
     corruption.into_iter().flat_map(|corruption| &corruption.labels)
 }
 
+/// The grade in words.
+pub fn grade(table: &Table) -> String {
+    table.diagnostics.grade.name().replace('_', " ")
+}
+
+/// What a finding does to the grade, in a word.
+pub fn weight(finding: &Finding) -> &'static str {
+    match finding.weight {
+        Weight::Note => "note",
+        Weight::Suspicious => "suspicious",
+        Weight::Unreliable => "unreliable",
+    }
+}
+
 fn percent(fraction: f64) -> String {
     format!("{:.1}", fraction * 100.0)
 }
@@ -230,9 +259,9 @@ fn escape_latex(text: &str) -> String {
 #[cfg(test)]
 pub mod tests {
     use super::super::corruption::{Corruption, Pictures, Scene, alexnet};
-    use super::super::report::{Diagnostics, Tally, columns, row};
+    use super::super::report::{Tally, columns, row};
     use super::super::stats::wilson95;
-    use super::super::{Aggregate, Finding, Protocol, builtin};
+    use super::super::{Aggregate, Diagnostics, Grade, Protocol, SecondOpinion, builtin};
     use super::*;
 
     fn table() -> Table {
@@ -248,7 +277,11 @@ pub mod tests {
             complete: false,
             columns: columns(&rows[..2], Aggregate::None),
             conditions: rows,
-            diagnostics: Diagnostics::of(vec![Finding::new("odd", "It is odd.", Value::Null)]),
+            diagnostics: Diagnostics {
+                grade: Grade::Suspicious,
+                findings: vec![Finding::new("odd", Weight::Suspicious, "It is odd.", Value::Null)],
+                second_opinion: SecondOpinion::default(),
+            },
             provenance: Value::Null,
         }
     }
@@ -266,7 +299,11 @@ pub mod tests {
             complete: true,
             columns: columns(&rows, Aggregate::ImagenetC),
             conditions: rows,
-            diagnostics: Diagnostics::of(Vec::new()),
+            diagnostics: Diagnostics {
+                grade: Grade::Trustworthy,
+                findings: Vec::new(),
+                second_opinion: SecondOpinion::default(),
+            },
             provenance: Value::Null,
         }
     }
@@ -336,20 +373,26 @@ pub mod tests {
         let mut reader = csv::Reader::from_reader(text.as_bytes());
         let at = |name: &str| CSV_COLUMNS.iter().position(|c| *c == name).unwrap();
         let records: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
-        assert_eq!(records.len(), 3 + 2);
+        assert_eq!(records.len(), 3 + 2 + 2);
         let attacked = &records[1];
         let get = |name: &str| attacked[at(name)].to_owned();
         assert_eq!([get("kind"), get("attack"), get("norm"), get("epsilon")], ["attack", "pgd", "linf", "0.3"]);
         assert_eq!([get("n"), get("correct"), get("accuracy")], ["2000", "1840", "0.92"]);
         assert_eq!(&records[2][at("accuracy")], "");
         assert_eq!([&records[3][1], &records[3][2], &records[3][at("accuracy")]], ["white_box", "summary", "0.92"]);
+        assert_eq!([&records[5][1], &records[5][2]], ["suspicious", "grade"]);
+        assert_eq!([&records[6][1], &records[6][2], &records[6][at("text")]], ["odd", "finding", "It is odd."]);
     }
 
     #[test]
     fn markdown_and_latex_show_percentages_spread_and_incompleteness() {
         let text = markdown(&table());
         assert!(text.contains("| pgd-linf-0.3 | 2000 | 92.0 ± 0.1 | 90.2 – 93.5 |"), "{text}");
-        assert!(text.contains("> **odd**: It is odd.") && text.contains("Incomplete"));
+        assert!(
+            text.contains("Grade: **suspicious**")
+                && text.contains("> **odd** (suspicious): It is odd.")
+                && text.contains("Incomplete")
+        );
         let text = latex(&table());
         assert!(text.contains("pgd-linf-0.3 & 2000 & 92.0 $\\pm$ 0.1 & 90.2--93.5 \\\\"), "{text}");
         assert!(text.starts_with("% Incomplete"));

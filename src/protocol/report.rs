@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::condition::{AttackCondition, Condition, ConditionKind};
 use super::corruption::Corruptions;
 use super::corruption::{even, figures};
+use super::diagnosis::Diagnostics;
 use super::file::Aggregate;
-use super::finding::Finding;
 use super::stats::{mean_sd, wilson95};
 use super::verdict::{Stage, Verdict};
 
@@ -127,22 +127,6 @@ pub struct Columns {
     /// Means by type and group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corruptions: Option<Corruptions>,
-}
-
-/// Whether the evaluation can be trusted, and what speaks against it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct Diagnostics {
-    /// `trustworthy`, `suspicious`, `unreliable`, or `not_assessed`: the checks that would grant the first were not run.
-    pub grade: String,
-    pub findings: Vec<Finding>,
-}
-
-impl Diagnostics {
-    /// Findings can make a run suspicious; their absence proves nothing.
-    pub fn of(findings: Vec<Finding>) -> Self {
-        let grade = if findings.is_empty() { "not_assessed" } else { "suspicious" };
-        Self { grade: grade.into(), findings }
-    }
 }
 
 /// The table that a client receives.

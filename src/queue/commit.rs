@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::{Lease, LeaseError};
 use crate::protocol::report::Tally;
-use crate::protocol::{Finding, NumericProfile, Sandbox};
-use crate::store::Outcome;
+use crate::protocol::{Diagnostics, NumericProfile, Sandbox, Signs};
+use crate::store::{Outcome, diagnosis};
 
 /// What a finished shard leaves behind. The artifacts were written before.
 #[derive(Debug)]
@@ -17,7 +17,8 @@ pub struct ShardResult {
     pub tallies: Vec<(i32, Tally)>,
     pub verdicts_key: String,
     pub witnesses_key: Option<String>,
-    pub findings: Vec<Finding>,
+    /// One per condition of the shard.
+    pub signs: Vec<Signs>,
     /// What the model ran in.
     pub sandbox: Sandbox,
     pub seconds: f64,
@@ -27,8 +28,10 @@ pub struct ShardResult {
 }
 
 /// What a commit brought about.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Committed {
+    /// The judgement on the evaluation, if this was its last result.
+    pub diagnostics: Option<Diagnostics>,
     /// Seconds from the evaluation's submission, if this was its first result.
     pub first_result_after: Option<f64>,
 }
@@ -72,7 +75,7 @@ impl Lease {
         lock_evaluation(&mut tx, self.evaluation).await?;
         let seed: Option<i64> = sqlx::query_scalar(
             "update shards set state = 'done', lease_token = null, lease_expires_at = null, progress = 0, error = null,
-                 verdicts_key = $3, witnesses_key = $4, findings = $5, seconds = $6, sandbox = $7, cpu_seconds = $8,
+                 verdicts_key = $3, witnesses_key = $4, signs = $5, seconds = $6, sandbox = $7, cpu_seconds = $8,
                  corruption_seconds = $9, finished_at = now()
              where id = $1 and lease_token = $2 and state = 'running' returning seed",
         )
@@ -80,7 +83,7 @@ impl Lease {
         .bind(self.token)
         .bind(&result.verdicts_key)
         .bind(&result.witnesses_key)
-        .bind(Json(&result.findings))
+        .bind(Json(&result.signs))
         .bind(result.seconds)
         .bind(Json(&result.sandbox))
         .bind(result.cpu_seconds)
@@ -119,8 +122,9 @@ impl Lease {
         .fetch_one(&mut *tx)
         .await?;
         settle(&mut tx, self.evaluation).await?;
+        let diagnostics = diagnosis::conclude(&mut tx, self.evaluation).await?;
         tx.commit().await?;
-        Ok(Committed { first_result_after: (done == 1).then_some(age) })
+        Ok(Committed { diagnostics, first_result_after: (done == 1).then_some(age) })
     }
 
     /// Gives the shard back untouched, without counting the attempt; of a stopped evaluation it becomes cancelled.

@@ -133,7 +133,7 @@ async fn restart_smaller(
     sqlx::query("delete from tallies where evaluation_id = $1").bind(evaluation).execute(&mut *tx).await?;
     sqlx::query(
         "update shards set state = 'queued', lease_token = null, lease_expires_at = null, worker_id = null, progress = 0,
-             attempts = 0, verdicts_key = null, witnesses_key = null, findings = '[]', error = $2, finished_at = null
+             attempts = 0, verdicts_key = null, witnesses_key = null, findings = '[]', signs = null, error = $2, finished_at = null
          where evaluation_id = $1 and state in ('queued', 'running', 'done')",
     )
     .bind(evaluation)

@@ -10,7 +10,7 @@
 //! | `loss` | what attacks ascend |
 //! | `model` | the classifier boundary, TorchScript, the probe |
 //! | `attack` | one file per attack, mathematics only |
-//! | `diagnostic` | findings computed from a run itself |
+//! | `diagnostic` | signs of whether a run can be trusted, and the second opinion |
 //! | `engine` | drives attacks over images in fixed-shape batches and writes verdicts |
 //! | `training` | the command behind the demo's two models |
 

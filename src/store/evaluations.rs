@@ -5,7 +5,7 @@ use std::ops::Range;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 use uuid::Uuid;
 
 use super::models::Model;
@@ -13,7 +13,7 @@ use super::{Outcome, QuotaError, Quotas, quota};
 use crate::dataset::{Manifest, Shape};
 use crate::protocol::plan::{self, Workload};
 use crate::protocol::report::Tally;
-use crate::protocol::{Condition, ConditionKind, Finding, NumericProfile, Protocol, Subject};
+use crate::protocol::{Condition, ConditionKind, Diagnostics, NumericProfile, Protocol, Subject};
 
 /// Which witnesses are stored. The rest can be regenerated from seeds and profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -101,6 +101,8 @@ pub struct Evaluation {
     pub state: State,
     pub outcome: Option<Json<Outcome>>,
     pub profile: Option<Json<NumericProfile>>,
+    /// The judgement, once it has succeeded; missing from before there were any.
+    pub diagnostics: Option<Json<Diagnostics>>,
     pub batch_limit: Option<i32>,
     pub generation: i32,
     pub planned: bool,
@@ -146,10 +148,10 @@ pub enum SubmitError {
 }
 
 const COLUMNS: &str = "id, owner, shared, model_id, dataset, dataset_hash, first_image, images, protocol, conditions, seeds, witnesses, \
-     priority, state, outcome, profile, batch_limit, generation, planned, shards_total, shards_done, created_at, started_at, \
+     priority, state, outcome, profile, diagnostics, batch_limit, generation, planned, shards_total, shards_done, created_at, started_at, \
      cancel_requested_at, finished_at, version";
 
-fn select(rest: &str) -> sqlx::AssertSqlSafe<String> {
+pub(super) fn select(rest: &str) -> sqlx::AssertSqlSafe<String> {
     sqlx::AssertSqlSafe(format!("select {COLUMNS} from evaluations where {rest}"))
 }
 
@@ -414,13 +416,13 @@ struct TallyRow {
 }
 
 /// Committed counts, summed over shards: `(condition, seed, tally)`.
-pub async fn tallies(pool: &PgPool, id: Uuid) -> Result<Vec<(usize, i64, Tally)>, sqlx::Error> {
+pub async fn tallies(connection: impl PgExecutor<'_>, id: Uuid) -> Result<Vec<(usize, i64, Tally)>, sqlx::Error> {
     let rows: Vec<TallyRow> = sqlx::query_as(
         "select condition, seed, n, correct, broken, forwards, backwards from tallies where evaluation_id = $1
          order by condition, seed",
     )
     .bind(id)
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     let mut sums: Vec<(usize, i64, Tally)> = Vec::new();
     for row in rows {
@@ -437,15 +439,4 @@ pub async fn tallies(pool: &PgPool, id: Uuid) -> Result<Vec<(usize, i64, Tally)>
         }
     }
     Ok(sums)
-}
-
-/// Findings of the committed shards.
-pub async fn findings(pool: &PgPool, id: Uuid) -> Result<Vec<Finding>, sqlx::Error> {
-    let lists: Vec<Json<Vec<Finding>>> = sqlx::query_scalar(
-        "select findings from shards where evaluation_id = $1 and state = 'done' and findings <> '[]' order by ordinal",
-    )
-    .bind(id)
-    .fetch_all(pool)
-    .await?;
-    Ok(lists.into_iter().flat_map(|list| list.0).collect())
 }

@@ -4,6 +4,7 @@
 //! a database nor a cache that can go stale.
 
 pub mod artifacts;
+pub mod diagnosis;
 pub mod evaluations;
 pub mod events;
 pub mod evidence;

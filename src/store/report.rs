@@ -5,21 +5,15 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::evaluations::{self, Evaluation, State};
-use super::{models, shards};
+use super::{diagnosis, models, shards};
 use crate::protocol::Finding;
-use crate::protocol::report::{self, Diagnostics, Row, Table, Tally};
+use crate::protocol::report::{self, Row, Table, Tally};
 
 /// The table of an evaluation, of what has been committed so far.
 pub async fn table(pool: &PgPool, evaluation: &Evaluation) -> Result<Table, sqlx::Error> {
     let model = models::get_even_deleted(pool, evaluation.model_id).await?.ok_or(sqlx::Error::RowNotFound)?;
     let tallies = evaluations::tallies(pool, evaluation.id).await?;
     let conditions = rows(evaluation, &tallies);
-    let mut findings = model.findings.0.clone();
-    for finding in evaluations::findings(pool, evaluation.id).await? {
-        if !findings.contains(&finding) {
-            findings.push(finding);
-        }
-    }
     let (total, corruption) = shards::cpu_seconds(pool, evaluation.id).await?;
     let cpu_time = report::cpu_time(total, corruption);
     Ok(Table {
@@ -27,7 +21,7 @@ pub async fn table(pool: &PgPool, evaluation: &Evaluation) -> Result<Table, sqlx
         complete: evaluation.state == State::Succeeded,
         columns: report::columns(&conditions, evaluation.protocol.aggregate),
         conditions,
-        diagnostics: Diagnostics::of(findings),
+        diagnostics: diagnosis::of(&mut *pool.acquire().await?, evaluation).await?,
         provenance: provenance(evaluation, &model, sandbox(pool, evaluation.id).await?, cpu_time),
     })
 }

@@ -12,7 +12,7 @@ use super::metrics::{self, Meter};
 use super::{validate, words};
 use crate::dataset::{Batch, Catalogue, DatasetError, Part};
 use crate::protocol::report::Tally;
-use crate::protocol::{Condition, NumericProfile, Verdict};
+use crate::protocol::{self, Condition, NumericProfile, Verdict};
 use crate::queue::{Claimed, Failure, LeaseError, ShardResult};
 use crate::store::Artifacts;
 use crate::store::evidence::{self, VerdictRow, WitnessSet};
@@ -93,6 +93,10 @@ pub async fn run(
     let mut loaded = ready(tools, claimed, kept.take()).instrument(info_span!("evaluator_ready")).await?;
     let wanted = evaluation.first_image as u32 + evaluation.witnesses.images(evaluation.images as u32);
     let witness_images = wanted.saturating_sub(claimed.first_image).min(claimed.images);
+    let slice = evaluation.first_image as u32..(evaluation.first_image + evaluation.images) as u32;
+    let here = claimed.first_image..claimed.first_image + claimed.images;
+    let mut second_opinion = protocol::sample(claimed.seed, slice, evaluation.protocol.second_opinion);
+    second_opinion.retain(|image| here.contains(image));
     let request = Request::Shard(ShardRequest {
         conditions: conditions.clone(),
         seed: claimed.seed,
@@ -100,6 +104,7 @@ pub async fn run(
         first_image: claimed.first_image,
         labels: batch.labels.clone(),
         witness_images,
+        second_opinion,
     });
     let size = loaded.profile.batch;
     let provided = loaded.child.provide_frost(&conditions, tools.artifacts).await;
@@ -113,14 +118,12 @@ pub async fn run(
     };
     let evaluating = info_span!("evaluate", pid = loaded.child.id(), images = claimed.images, batch = size);
     let answer = loaded.child.ask(request, &batch.pixels, heard).instrument(evaluating).await;
-    let (verdicts, witnesses, findings, time, payload) = match answer.map_err(|e| failed(e, size))? {
-        (Reply::Done { verdicts, witnesses, findings, time }, payload) => {
-            (verdicts, witnesses, findings, time, payload)
-        }
+    let (verdicts, witnesses, signs, time, payload) = match answer.map_err(|e| failed(e, size))? {
+        (Reply::Done { verdicts, witnesses, signs, time }, payload) => (verdicts, witnesses, signs, time, payload),
         (other, _) => return Err(failed(unexpected(&other), size)),
     };
     let claims =
-        validate::Claims { verdicts: &verdicts, witnesses: &witnesses, payload: &payload, findings: &findings, time };
+        validate::Claims { verdicts: &verdicts, witnesses: &witnesses, payload: &payload, signs: &signs, time };
     validate::results(&conditions, &batch, &claimed.model.spec, witness_images, &claims)
         .map_err(|problem| garbage(problem, size))?;
     let sandbox = loaded.child.sandbox.clone();
@@ -155,7 +158,7 @@ pub async fn run(
         tallies,
         verdicts_key,
         witnesses_key,
-        findings,
+        signs,
         sandbox,
         seconds,
         cpu_seconds: time.total,

@@ -224,7 +224,7 @@ impl Worker {
                 let seconds = result.seconds;
                 match claimed.lease.commit(&self.pool, &result).instrument(info_span!("commit")).await {
                     Ok(committed) => {
-                        metrics::committed(&result, committed);
+                        metrics::committed(&result, &committed);
                         info!(%evaluation, shard, seconds, "shard committed");
                         Ok(())
                     }

@@ -6,6 +6,7 @@ use std::sync::{LazyLock, Mutex};
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, register_int_gauge_vec};
 
 use super::ChildError;
+use crate::protocol::Grade;
 use crate::queue::{Committed, Failure, ShardResult};
 use crate::telemetry::exposition::{counter, gauge, histogram};
 use crate::telemetry::gpu;
@@ -24,7 +25,6 @@ metrics! { counter: IntCounter;
     REAPED "gauntlet_worker_leases_reaped_total" "Expired leases of others that this process took back."
     COMMITS "gauntlet_worker_shards_committed_total" "Shards whose results this process wrote."
     REFUSED "gauntlet_worker_commits_refused_total" "Finished shards whose results were refused, because the lease had gone."
-    FLAGGED "gauntlet_worker_shards_with_findings_total" "Committed shards that raised a finding."
     CHILD_STARTS "gauntlet_child_starts_total" "Evaluator processes started."
     VERDICTS "gauntlet_engine_verdicts_total" "Verdicts reached, of attempts that came to nothing too."
     FORWARDS "gauntlet_engine_forwards_total" "Forward passes of single images that the search asked for."
@@ -44,7 +44,8 @@ metrics! { by_kind: IntCounterVec;
     FAILURES "gauntlet_worker_shard_failures_total" "Attempts at a shard that failed."
     CHECKS "gauntlet_worker_checks_total" "Model checks by how they ended: ready, rejected or failed."
     CHILD_FAILURES "gauntlet_child_failures_total" "Evaluator processes that failed their worker, by how."
-    FINDINGS "gauntlet_worker_findings_total" "Findings in committed shards, by code."
+    GRADES "gauntlet_worker_evaluations_graded_total" "Evaluations whose last shard this process committed, by grade."
+    FINDINGS "gauntlet_worker_findings_total" "Findings on those evaluations, by code."
 }
 
 /// By level: `enforced`, `off`, or `unavailable` (such workers refuse models).
@@ -68,7 +69,7 @@ const CHILD_KINDS: [&str; 6] = ["spawn", "crashed", "out_of_memory", "no_progres
 
 /// Makes every series exist, at zero, before anything happens: what is absent cannot alarm.
 pub fn announce() {
-    let counters = [&LEASES, &RETRIES, &LOST, &REAPED, &COMMITS, &REFUSED, &FLAGGED, &CHILD_STARTS];
+    let counters = [&LEASES, &RETRIES, &LOST, &REAPED, &COMMITS, &REFUSED, &CHILD_STARTS];
     counters.into_iter().chain([&VERDICTS, &FORWARDS, &BACKWARDS, &ROWS]).for_each(|c| c.inc_by(0));
     [&BUSY, &CHILDREN, &BATCH].into_iter().for_each(|g| g.add(0));
     for histogram in [&SHARD_SECONDS, &FIRST_RESULT] {
@@ -78,6 +79,7 @@ pub fn announce() {
     for (family, kinds) in families {
         kinds.iter().for_each(|kind| family.with_label_values(&[kind]).inc_by(0));
     }
+    Grade::ALL.iter().for_each(|grade| GRADES.with_label_values(&[grade.name()]).inc_by(0));
     FINDINGS.with_label_values(&["other"]).inc_by(0);
     gpu::register();
 }
@@ -105,11 +107,13 @@ pub fn child_failed(error: &ChildError) {
     CHILD_FAILURES.with_label_values(&[kind]).inc();
 }
 
-pub fn committed(result: &ShardResult, committed: Committed) {
+pub fn committed(result: &ShardResult, committed: &Committed) {
     COMMITS.inc();
     SHARD_SECONDS.observe(result.seconds);
-    FLAGGED.inc_by(u64::from(!result.findings.is_empty()));
-    result.findings.iter().for_each(|f| finding(&f.code));
+    if let Some(diagnostics) = &committed.diagnostics {
+        GRADES.with_label_values(&[diagnostics.grade.name()]).inc();
+        diagnostics.findings.iter().for_each(|f| finding(&f.code));
+    }
     if let Some(seconds) = committed.first_result_after {
         FIRST_RESULT.observe(seconds);
     }

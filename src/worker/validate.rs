@@ -2,9 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::words;
 use crate::dataset::Batch;
-use crate::protocol::{Condition, ConditionKind, Finding, Mode, ModelSpec, Stage, Verdict};
+use crate::protocol::{Condition, ConditionKind, Mode, ModelSpec, Signs, Stage, Verdict};
 use crate::wire::{CpuTime, WitnessAt};
 
 /// What a child says a shard came to.
@@ -14,7 +13,8 @@ pub struct Claims<'a> {
     pub witnesses: &'a [WitnessAt],
     /// The witnesses as float32.
     pub payload: &'a [u8],
-    pub findings: &'a [Finding],
+    /// By condition.
+    pub signs: &'a [Signs],
     pub time: CpuTime,
 }
 
@@ -28,13 +28,19 @@ pub fn results(
     witness_images: u32,
     claims: &Claims,
 ) -> Result<(), String> {
-    let Claims { verdicts, witnesses, payload, findings, time } = *claims;
+    let Claims { verdicts, witnesses, payload, signs, time } = *claims;
     if !(time.total >= 0.0 && (0.0..=time.total + 1.0).contains(&time.corruption)) || time.total.is_infinite() {
         return Err(format!("{} s of corruption in {} s", time.corruption, time.total));
     }
-    words::findings(findings)?;
-    if verdicts.len() != conditions.len() {
-        return Err(format!("verdicts for {} conditions instead of {}", verdicts.len(), conditions.len()));
+    if verdicts.len() != conditions.len() || signs.len() != conditions.len() {
+        let found = format!("{} and {} instead of {}", verdicts.len(), signs.len(), conditions.len());
+        return Err(format!("verdicts and signs for {found} conditions"));
+    }
+    let images = batch.first as u32..(batch.first + batch.labels.len()) as u32;
+    for (condition, signs) in conditions.iter().zip(signs) {
+        if let Some(problem) = signs.problem(&images) {
+            return Err(format!("{}: {problem}", condition.id));
+        }
     }
     for (condition, verdicts) in conditions.iter().zip(verdicts) {
         if verdicts.len() != batch.labels.len() {
@@ -143,7 +149,7 @@ fn possible(spec: &ModelSpec, verdict: &Verdict) -> bool {
 mod tests {
     use super::*;
     use crate::dataset::Shape;
-    use crate::protocol::{Protocol, builtin};
+    use crate::protocol::{Protocol, Sign, builtin};
 
     /// Two images of one pixel, labels 0 and 1; the first is broken at ε = 0.25 by a witness of 0.25 instead of 0.
     struct Honest {
@@ -151,6 +157,7 @@ mod tests {
         batch: Batch,
         spec: ModelSpec,
         verdicts: Vec<Vec<Verdict>>,
+        signs: Vec<Signs>,
         witnesses: Vec<WitnessAt>,
         payload: Vec<u8>,
     }
@@ -181,19 +188,20 @@ mod tests {
                     vec![verdict(7, false, false), verdict(8, false, false)],
                     vec![verdict(7, true, true), verdict(8, false, true)],
                 ],
+                signs: vec![Signs::default(); 2],
                 witnesses: vec![WitnessAt { condition: 1, image: 7 }],
                 payload: 0.25f32.to_le_bytes().to_vec(),
             }
         }
 
         fn check(&self) -> Result<(), String> {
-            let Self { conditions, batch, spec, verdicts, witnesses, payload } = self;
+            let Self { conditions, batch, spec, verdicts, signs, witnesses, payload } = self;
             results(
                 conditions,
                 batch,
                 spec,
                 1,
-                &Claims { verdicts, witnesses, payload, findings: &[], time: CpuTime::default() },
+                &Claims { verdicts, witnesses, payload, signs, time: CpuTime::default() },
             )
         }
     }
@@ -202,7 +210,9 @@ mod tests {
     fn an_honest_answer_passes_and_every_kind_of_lie_is_named() {
         Honest::new().check().unwrap();
         type Lie = (&'static str, fn(&mut Honest));
-        let lies: [Lie; 18] = [
+        let lies: [Lie; 20] = [
+            ("signs of a condition are missing", |h| drop(h.signs.pop())),
+            ("a sign on an image that was not sent", |h| h.signs[1].look(Sign::Overturned, 9, true)),
             ("a condition is missing", |h| drop(h.verdicts.pop())),
             ("an image is missing", |h| drop(h.verdicts[0].pop())),
             ("images swapped", |h| h.verdicts[1].swap(0, 1)),

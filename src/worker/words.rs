@@ -51,6 +51,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::protocol::Weight;
 
     #[test]
     fn words_are_cut_to_what_can_be_kept() {
@@ -63,7 +64,7 @@ mod tests {
 
     #[test]
     fn findings_that_could_not_be_stored_are_refused() {
-        let finding = |code: &str, sentence: &str, evidence| vec![Finding::new(code, sentence, evidence)];
+        let finding = |code: &str, sentence: &str, evidence| vec![Finding::new(code, Weight::Note, sentence, evidence)];
         assert_eq!(findings(&finding("nan_gradients", r"a\u0000b \n", json!({"n": 3}))), Ok(()));
         let lies = [
             finding("nan_gradients", "a\0b", json!(null)),

@@ -7,7 +7,7 @@ use gauntlet::dataset::{Catalogue, ImportOptions, Manifest, Preset, Shape, Sourc
 use gauntlet::http::{self, AppState, Settings};
 use gauntlet::protocol::report::Tally;
 use gauntlet::protocol::{
-    Device, Enforced, MemoryBound, MemoryFormat, NumericProfile, Platform, Precision, Sandbox, Stage, Verdict,
+    Device, Enforced, MemoryBound, MemoryFormat, NumericProfile, Platform, Precision, Sandbox, Signs, Stage, Verdict,
 };
 use gauntlet::queue::{self, Claimed, ShardResult};
 use gauntlet::store::evidence::{self, VerdictRow, WitnessSet};
@@ -186,7 +186,7 @@ impl Bench {
             tallies,
             verdicts_key,
             witnesses_key,
-            findings: Vec::new(),
+            signs: vec![Signs::default(); claimed.conditions.len()],
             sandbox: Sandbox::Off,
             seconds: 1.0,
             cpu_seconds: 1.0,

@@ -206,6 +206,7 @@ impl Verifier<'_> {
             first_image: shard.first_image as u32,
             labels: batch.labels,
             witness_images: 0,
+            second_opinion: Vec::new(),
         });
         let (Reply::Done { verdicts, .. }, _) = self.child.ask(request, &batch.pixels, |_| {}).await? else {
             bail!("the evaluator gave an unexpected answer")

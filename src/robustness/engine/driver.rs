@@ -318,6 +318,10 @@ impl<'a, 'r> Driver<'a, 'r> {
             notes.nan_gradients += u32::from(passed.nan_gradient);
             notes.zero_gradients += u32::from(passed.zero_gradient);
             let Status::Finished { seen, next_run } = passed.status else { continue };
+            if let (Some(rises), Seen::Failure | Seen::Unknown) = (passed.still_rises, seen) {
+                notes.ascents += 1;
+                notes.unconverged += u32::from(rises);
+            }
             done.push(passed.slot);
             match search.after(job, next_run) {
                 // Seen standing, and not at its end: nothing to examine.

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use tch::Tensor;
 
+use super::curve::Curve;
 use super::kernel::Kernel;
 use super::objective::Objective;
-use crate::protocol::Attack;
+use crate::protocol::{Attack, ascends};
 use crate::robustness::attack::{Demand, Entry, Goal, Search, Setting, Status, search};
 use crate::robustness::model::ModelError;
 
@@ -29,6 +30,8 @@ pub struct Passed {
     pub with_gradient: bool,
     pub nan_gradient: bool,
     pub zero_gradient: bool,
+    /// Of a finished ascent: whether its loss was still rising.
+    pub still_rises: Option<bool>,
     pub status: Status,
 }
 
@@ -41,6 +44,8 @@ pub struct Floor<'a> {
     searches: BTreeMap<usize, Box<dyn Search>>,
     slots: Vec<Option<Job>>,
     labels: Vec<u32>,
+    /// The loss of each slot's ascent.
+    curves: Vec<Curve>,
     pub queue: VecDeque<Job>,
     /// Goals, labels and the objective made of them, until a slot's changes.
     aim: Option<(Vec<Option<Goal>>, Vec<u32>, Objective)>,
@@ -57,6 +62,7 @@ impl<'a> Floor<'a> {
             searches: BTreeMap::new(),
             slots: vec![None; setting.slots],
             labels: vec![0; setting.slots],
+            curves: vec![Curve::default(); setting.slots],
             queue: VecDeque::new(),
             aim: None,
         }
@@ -84,6 +90,7 @@ impl<'a> Floor<'a> {
             for (entry, job) in entries.iter().zip(jobs) {
                 self.slots[entry.slot] = Some(job);
                 self.labels[entry.slot] = entry.label;
+                self.curves[entry.slot].clear();
             }
         }
         let slots = &self.slots;
@@ -114,8 +121,16 @@ impl<'a> Floor<'a> {
         for (stage, search) in &mut self.searches {
             status.insert(*stage, search.advance(&evaluation.answer));
         }
+        // A point without a gradient is left out, because only neighbours can bring its loss to the host.
+        for ((curve, loss), demand) in self.curves.iter_mut().zip(&evaluation.losses).zip(&demands) {
+            if with_gradient(demand) {
+                curve.note(*loss);
+            }
+        }
         let passed = |(slot, job): (usize, &Option<Job>)| {
             let job = (*job)?;
+            let status = status[&job.stage][slot];
+            let ended = ascends(self.stages[job.stage]) && matches!(status, Status::Finished { .. });
             let gradient = with_gradient(&demands[slot]);
             Some(Passed {
                 slot,
@@ -123,7 +138,8 @@ impl<'a> Floor<'a> {
                 with_gradient: gradient,
                 nan_gradient: gradient && evaluation.nan_gradient[slot],
                 zero_gradient: gradient && evaluation.zero_gradient[slot],
-                status: status[&job.stage][slot],
+                still_rises: if ended { self.curves[slot].still_rises() } else { None },
+                status,
             })
         };
         Ok(self.slots.iter().enumerate().filter_map(passed).collect())

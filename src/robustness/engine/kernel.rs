@@ -6,7 +6,7 @@ use super::objective::Objective;
 use crate::robustness::attack::Answer;
 use crate::robustness::loss;
 use crate::robustness::model::{Classifier, ModelError};
-use crate::robustness::threat::{flat, per_row};
+use crate::robustness::threat::{flat, per_row, to_vec};
 
 /// Runs a model on exactly `batch` images at a time; ragged tails are padded with black images. Every launch has one
 /// shape, so a row's numbers depend on that row alone.
@@ -22,6 +22,8 @@ pub struct Evaluation {
     pub nan_gradient: Vec<bool>,
     /// The gradient is zero in every pixel.
     pub zero_gradient: Vec<bool>,
+    /// [`Answer::loss`] on the host; empty where no gradient was wanted.
+    pub losses: Vec<f64>,
 }
 
 impl Kernel<'_> {
@@ -62,7 +64,7 @@ impl Kernel<'_> {
             let gradient = Tensor::zeros([1], (Kind::Float, points.device())).expand_as(points);
             let seen = to_bools(&misclassified);
             let answer = Answer { loss, misclassified, seen, gradient, log_scale };
-            return Ok(Evaluation { answer, nan_gradient: none.clone(), zero_gradient: none });
+            return Ok(Evaluation { answer, nan_gradient: none.clone(), zero_gradient: none, losses: Vec::new() });
         };
         let peaks = flat(&gradient).abs().amax(1, false);
         let nan_gradient = by_slot(&peaks.isnan()).any_dim(1, false);
@@ -80,11 +82,14 @@ impl Kernel<'_> {
             (mean, zero)
         };
         // The one transfer of a step.
-        let host = to_bools(&Tensor::stack(&[&misclassified, &nan_gradient, &zero_gradient], 0).view([-1]));
-        let [seen, nan_gradient, zero_gradient] =
-            [0, 1, 2].map(|row| host[row * slots as usize..(row + 1) * slots as usize].to_vec());
+        let flags = [&misclassified, &nan_gradient, &zero_gradient].map(|flags| flags.to_kind(Kind::Double));
+        let [seen, nan, zero] = &flags;
+        let host = to_vec(&Tensor::stack(&[seen, nan, zero, &loss], 0).view([-1]));
+        let row = |row: usize| host[row * slots as usize..(row + 1) * slots as usize].iter();
+        let [seen, nan_gradient, zero_gradient] = [0, 1, 2].map(|flags| row(flags).map(|flag| *flag != 0.0).collect());
+        let losses = row(3).copied().collect();
         let answer = Answer { loss, misclassified, seen, gradient, log_scale };
-        Ok(Evaluation { answer, nan_gradient, zero_gradient })
+        Ok(Evaluation { answer, nan_gradient, zero_gradient, losses })
     }
 
     /// Logits, loss and, where wanted, input gradients of every row.

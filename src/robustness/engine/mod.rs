@@ -5,6 +5,7 @@
 //! separate, fresh forward pass, and nothing but that examination can write "not robust".
 
 mod corrupted;
+mod curve;
 mod driver;
 mod floor;
 mod judge;
@@ -75,6 +76,9 @@ pub struct Notes {
     pub unconfirmed: u32,
     /// Examinations in which some logit was no finite number.
     pub undefined_logits: u32,
+    /// Ascents that ended with the image standing, and those whose loss was still rising then.
+    pub ascents: u32,
+    pub unconverged: u32,
 }
 
 /// How far a run is.
@@ -146,7 +150,7 @@ fn check(run: &Run) -> Result<(), EngineError> {
 }
 
 /// Names the random numbers that a stochastic model draws in the next pass, `pass` counting those of one condition.
-fn name_pass(run: &Run, condition: &Condition, pass: u32) {
+pub(crate) fn name_pass(run: &Run, condition: &Condition, pass: u32) {
     let mut hash = Sha256::new();
     hash.update(b"gauntlet pass 1");
     hash.update(run.seed.to_le_bytes());
@@ -186,7 +190,7 @@ fn continues(run: &Run, below: &Condition, above: &Condition) -> bool {
 }
 
 /// tch panics where libtorch throws, and the mathematics reads better for it; here such a panic becomes an error again.
-fn guarded<T>(body: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+pub(crate) fn guarded<T>(body: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| match payload.downcast_ref::<String>() {
         Some(text) if is_out_of_memory(text) => Err(EngineError::OutOfMemory(text.clone())),
         Some(text) if text.contains("Torch(") => Err(EngineError::Libtorch(text.clone())),

@@ -7,7 +7,7 @@ use serde_json::json;
 use tch::{Kind, Tensor};
 
 use super::{Classifier, ModelError, to_unit};
-use crate::protocol::{Finding, Loss};
+use crate::protocol::{Finding, Loss, Weight};
 use crate::robustness::engine::pull_back;
 use crate::robustness::loss;
 use crate::robustness::threat::{flat, to_vec};
@@ -89,6 +89,7 @@ fn randomness(model: &dyn Classifier, logits: &Tensor, again: &[Tensor; 2], rand
     if !model.spec().stochastic && random {
         return Some(Finding::new(
             "undeclared_randomness",
+            Weight::Unreliable,
             "Two forward passes of the same images give different logits, but the model is not declared stochastic; \
              attacks without averaged gradients and single-pass verdicts understate and overstate its robustness.",
             json!({ "largest_difference": largest }),
@@ -97,6 +98,7 @@ fn randomness(model: &dyn Classifier, logits: &Tensor, again: &[Tensor; 2], rand
     (model.spec().stochastic && largest == 0.0).then(|| {
         Finding::new(
             "declared_stochastic_but_deterministic",
+            Weight::Suspicious,
             "The model is declared stochastic, but three forward passes of the same images give identical logits: its \
              randomness may be switched off.",
             json!({ "forward_passes": 3 }),
@@ -128,6 +130,7 @@ fn neighbours(
     }
     Ok(Some(Finding::new(
         "batch_dependent_output",
+        Weight::Unreliable,
         "An image's logits depend on the other images of its batch (batch normalisation left in training mode, for \
          example), so its verdict describes the batch as much as the image.",
         json!({ "images": rows, "largest_difference": largest, "difference_alone": apart, "largest_logit": scale }),
@@ -143,6 +146,7 @@ fn softmax(logits: &Tensor) -> Option<Finding> {
     probabilities.then(|| {
         Finding::new(
             "softmax_output",
+            Weight::Suspicious,
             "The outputs are probabilities, not logits; losses computed from them saturate and hide gradients. Submit \
              the model without its last softmax.",
             json!({ "smallest": low, "largest": high }),
@@ -164,6 +168,7 @@ fn logit_scale(logits: &Tensor) -> Option<Finding> {
     };
     Some(Finding::new(
         "wild_logit_scale",
+        Weight::Suspicious,
         format!("The logits are {problem}."),
         json!({ "median_gap_of_largest_two": gap, "median_range": range }),
     ))
@@ -191,6 +196,7 @@ fn gradients(model: &dyn Classifier, images: &Tensor) -> Result<Vec<Finding>, Re
     if !nan.is_empty() {
         findings.push(Finding::new(
             "nan_gradients",
+            Weight::Suspicious,
             "The gradient with respect to the image has values that are not finite (a square root or a norm at 0, for \
              example); they count as 0, and gradient attacks are weaker for it.",
             json!({ "images": nan }),
@@ -202,6 +208,7 @@ fn gradients(model: &dyn Classifier, images: &Tensor) -> Result<Vec<Finding>, Re
 fn zero_gradients(rows: &[i64], reason: Option<String>) -> Finding {
     Finding::new(
         "zero_gradients",
+        Weight::Suspicious,
         "The gradient with respect to the image is zero in every pixel, so gradient attacks cannot move; robustness \
          measured by them alone is not to be trusted.",
         match reason {
