@@ -357,11 +357,11 @@ mod tests {
     fn a_secret_is_read_from_its_file_and_covered_when_shown() {
         let folder = tempfile::tempdir().unwrap();
         let secret = folder.path().join("url");
-        std::fs::write(&secret, "postgres://me:hunter2@db/gauntlet\n").unwrap();
+        std::fs::write(&secret, "postgres://me:hunter2@db/gauntlet?password=hunter3\n").unwrap();
         let file = folder.path().join("some.toml");
         std::fs::write(&file, format!("database_url_file = {:?}", secret)).unwrap();
         let settings = Settings::load(Some(&file)).unwrap();
-        assert_eq!(settings.database_url.as_deref(), Some("postgres://me:hunter2@db/gauntlet"));
+        assert_eq!(settings.database_url.as_deref(), Some("postgres://me:hunter2@db/gauntlet?password=hunter3"));
         assert_eq!(settings.without_secrets().database_url.as_deref(), Some("postgres://me:***@db/gauntlet"));
         std::fs::write(&file, format!("database_url_file = {:?}\ndatabase_url = 'postgres://b'", secret)).unwrap();
         assert!(Settings::load(Some(&file)).is_err_and(|e| e.to_string().contains("keep one")));

@@ -116,7 +116,7 @@ impl Settings {
         Sources::new(file)?.settings()
     }
 
-    /// As shown to people: the database's password is covered.
+    /// As shown to people: passwords in addresses are covered, and what follows a question mark is left out.
     pub fn without_secrets(&self) -> Self {
         let cover = |url: &String| {
             // What cannot be read may still hold a password.
@@ -124,9 +124,14 @@ impl Settings {
             if url.password().is_some() {
                 url.set_password(Some("***")).ok();
             }
+            url.set_query(None);
             url.to_string()
         };
-        Self { database_url: self.database_url.as_ref().map(cover), ..self.clone() }
+        Self {
+            database_url: self.database_url.as_ref().map(cover),
+            otlp_endpoint: self.otlp_endpoint.as_ref().map(cover),
+            ..self.clone()
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::counted::Counted;
 use super::{Line, confine, examine, settle};
 use crate::protocol::{
     Condition, ConditionKind, CorruptionCondition, Device, Format, MemoryFormat, ModelSpec, NumericProfile, Pictures,
-    Platform, Sandbox, Verdict,
+    Platform, Sandbox, Signs, Verdict,
 };
 use crate::robustness::corruption::FrostTextures;
 use crate::robustness::diagnostic;
@@ -176,15 +176,19 @@ impl Session {
             _ => engine::evaluate(&run, &mut report),
         }
         .map_err(engine_problem)?;
-        let mut signs = diagnostic::signs(&conditions, &outcomes);
+        let mut signs = diagnostic::signs(&conditions, &outcomes, model.spec().stochastic);
         let passes = |of: fn(&Verdict) -> u32| outcomes.iter().map(|o| u64::from(of(&o.verdict))).sum::<u64>();
         let (verdicts, forwards, backwards) = (outcomes.len() as u32, passes(|v| v.forwards), passes(|v| v.backwards));
         let mut report = |now: engine::Progress| {
             let (forwards, backwards) = (forwards + now.forwards, backwards + now.backwards);
             tell(Progress { verdicts, forwards, backwards, rows: model.rows() })
         };
-        let opinion =
-            diagnostic::second_opinion(&run, &shard.second_opinion, &outcomes, &mut report).map_err(engine_problem)?;
+        let opinion = diagnostic::second_opinion(&run, &shard.second_opinion, &outcomes, &mut report);
+        let opinion = match opinion.map_err(engine_problem) {
+            // The verdicts are there, and another batch would change them: better no opinion than no result.
+            Err(Reply::Failed { code, .. }) if code == "out_of_memory" => Signs::default(),
+            opinion => opinion?,
+        };
         if let Some(signs) = signs.last_mut() {
             signs.add(&opinion);
         }

@@ -83,9 +83,19 @@ impl Attack {
         }
     }
 
+    /// Draws averaged at every point of a search: a deterministic model needs one.
+    pub fn draws(&self, stochastic: bool) -> u32 {
+        if stochastic { self.eot().max(1) } else { 1 }
+    }
+
+    /// Whether it is no adversary but what adversaries are compared with: standing up to it proves little by itself.
+    pub fn is_baseline(&self) -> bool {
+        self.stages().iter().all(|stage| matches!(stage, Attack::Noise(_) | Attack::Fgsm(_)))
+    }
+
     /// Forward and backward passes that one image costs at most, but for one misclassified from the start.
     pub fn passes(&self, model: &Subject) -> Passes {
-        let eot = if model.stochastic { f64::from(self.eot()) } else { 1.0 };
+        let eot = f64::from(self.draws(model.stochastic));
         let others = model.classes.saturating_sub(1).max(1);
         let product = |counts: &[u32]| counts.iter().map(|count| f64::from(*count)).product::<f64>();
         // Every step takes both passes, and the end of every run is looked at.

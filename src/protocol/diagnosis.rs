@@ -8,6 +8,7 @@ use super::attack::{Attack, Projection};
 use super::condition::{AttackCondition, Condition, ConditionKind};
 use super::corruption::Label;
 use super::finding::{Finding, Weight};
+use super::plan::groups;
 use super::report::Tally;
 use super::signs::{Seen, Sign, Signs};
 use super::stats::wilson95;
@@ -75,7 +76,7 @@ pub struct Observed<'a> {
     pub conditions: &'a [Condition],
     pub tallies: &'a [Tally],
     pub signs: &'a [Signs],
-    /// Several seeds see the same images; they do not narrow an interval.
+    /// Several seeds attack the same images, and their second opinions' samples overlap: they do not narrow an interval.
     pub seeds: usize,
     pub stochastic: bool,
     /// Whether every image has been seen; until then nothing is trustworthy.
@@ -107,9 +108,28 @@ pub fn diagnose(of_model: &[Finding], run: &Observed) -> Diagnostics {
         forwards: run.signs.iter().fold(0, |sum, signs| sum.saturating_add(signs.forwards)),
         backwards: run.signs.iter().fold(0, |sum, signs| sum.saturating_add(signs.backwards)),
     };
-    let assessed = run.complete && probed >= FEWEST_IMAGES * run.seeds.max(1) as u64;
+    let assessed = run.complete && opinions(run) >= FEWEST_IMAGES * run.seeds.max(1) as u64;
     Diagnostics { grade: grade(&findings, assessed), findings, second_opinion }
 }
+
+/// Images on which every attack got a whole second opinion, a second attack included; 0 if nothing attacks.
+fn opinions(run: &Observed) -> u64 {
+    // The last of a group is its largest budget, the one that is probed.
+    let probed = groups(run.conditions, run.stochastic).into_iter().filter_map(|group| group.last().copied());
+    let attacks = probed.filter(|&last| attack(&run.conditions[last]).is_some_and(|a| !a.attack.is_baseline()));
+    attacks.map(|last| run.signs[last].of(Sign::Overturned)).min().unwrap_or(0)
+}
+
+/// Whether the condition is a baseline beside an adversary of the same norm, and so makes no claim of its own.
+fn claims_nothing(condition: &Condition, run: &Observed) -> bool {
+    let Some(own) = attack(condition).filter(|a| a.attack.is_baseline()) else { return false };
+    let stronger = |other: &AttackCondition| !other.attack.is_baseline() && other.threat.norm == own.threat.norm;
+    run.conditions.iter().filter_map(attack).any(stronger)
+}
+
+/// Signs that something else breaks what the attack did not.
+const COMPARING: [Sign; 5] =
+    [Sign::NoiseWins, Sign::BlackBoxWins, Sign::MinNormWins, Sign::AscentWins, Sign::Overturned];
 
 /// When a sign becomes a finding. `NEVER` stands for a threshold that no share exceeds.
 struct Rule {
@@ -257,6 +277,7 @@ impl Rule {
             .conditions
             .iter()
             .zip(run.signs)
+            .filter(|(condition, _)| !(COMPARING.contains(&self.sign) && claims_nothing(condition, run)))
             .filter_map(|(condition, signs)| {
                 let seen = signs.seen.get(&self.sign)?;
                 let share = Share::of(seen, run.seeds);
@@ -354,8 +375,11 @@ fn beaten(run: &Observed) -> Option<Finding> {
     })
 }
 
-/// Accuracy that grows with an independent attack's budget.
+/// Accuracy that grows with an independent attack's budget. Before the end, two budgets may have seen different images.
 fn rising(run: &Observed) -> Option<Finding> {
+    if !run.complete {
+        return None;
+    }
     let cells: Vec<(&Condition, &AttackCondition, &Tally)> = run
         .conditions
         .iter()
@@ -390,7 +414,10 @@ fn rising(run: &Observed) -> Option<Finding> {
 }
 
 fn without_eot(run: &Observed) -> Option<Finding> {
-    let single = |condition: &&Condition| run.stochastic && attack(condition).is_some_and(|a| a.attack.eot() <= 1);
+    let follows = |a: &AttackCondition| {
+        a.attack.stages().iter().any(|stage| !matches!(stage, Attack::Noise(_) | Attack::Square(_)) && stage.eot() <= 1)
+    };
+    let single = |condition: &&Condition| run.stochastic && attack(condition).is_some_and(follows);
     let named: Vec<&str> = run.conditions.iter().filter(single).map(|condition| condition.id.as_str()).collect();
     (!named.is_empty()).then(|| {
         Finding::new(
@@ -440,6 +467,7 @@ fn frost_stand_in(run: &Observed) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::attack::{Distribution, Noise};
     use super::super::builtin;
     use super::*;
 
@@ -499,6 +527,42 @@ mod tests {
         let mut blind = Run::honest();
         blind.signs[4] = Signs::default();
         assert_eq!(blind.diagnose(&[]).grade, Grade::NotAssessed);
+    }
+
+    #[test]
+    fn trust_needs_ten_images_under_every_attack_and_a_second_attack_on_them() {
+        let mut alone = Run::honest();
+        for condition in &mut alone.conditions {
+            if let ConditionKind::Attack(attack) = &mut condition.kind {
+                attack.independent = true;
+            }
+        }
+        // Five images under each of four attacks are five images, not twenty.
+        let mut five = Signs::default();
+        (0..5).for_each(|image| five.look(Sign::Overturned, image, false));
+        alone.signs = vec![Signs::default(), five.clone(), five.clone(), five.clone(), five];
+        assert_eq!(alone.diagnose(&[]).grade, Grade::NotAssessed);
+        let mut once = Run::honest();
+        once.signs[4].seen.remove(&Sign::Overturned);
+        assert_eq!(once.diagnose(&[]).grade, Grade::NotAssessed);
+    }
+
+    #[test]
+    fn a_baseline_claims_nothing_beside_an_adversary() {
+        let baseline = Attack::Noise(Noise { queries: 100, distribution: Distribution::Uniform, eot: 1 });
+        let threat = attack(&Run::honest().conditions[4]).unwrap().threat;
+        let kind = ConditionKind::Attack(AttackCondition { threat, attack: baseline, independent: false });
+        let (mut run, mut overturned) = (Run::honest(), Signs::default());
+        (0..32).for_each(|image| overturned.look(Sign::Overturned, image, true));
+        run.conditions.push(Condition { id: "noise".into(), kind });
+        run.tallies.push(Tally { n: 1000, correct: 985, ..Tally::default() });
+        run.signs.push(overturned);
+        assert_eq!(run.diagnose(&[]).grade, Grade::Trustworthy);
+        // Alone it is all the evidence there is.
+        run.conditions.drain(1..5);
+        run.tallies.drain(1..5);
+        run.signs.drain(1..5);
+        assert_eq!(run.diagnose(&[]).grade, Grade::Unreliable);
     }
 
     #[test]

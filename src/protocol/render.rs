@@ -337,7 +337,8 @@ pub mod tests {
         close(number(weather, "ci95_high"), high);
         let fog = line("fog", "corruption_type");
         assert_eq!(fields(fog, &["type", "severity", "accuracy"]), ["fog", "", "0"]);
-        assert_eq!(records.len(), 76 + 3 + 4 + 15);
+        // Conditions, summaries, groups, types, and the grade.
+        assert_eq!(records.len(), 76 + 3 + 4 + 15 + 1);
         assert!(records.iter().all(|r| &r[1] != "mce"));
     }
 

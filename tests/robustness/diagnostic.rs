@@ -127,7 +127,7 @@ fn shard(
         Run { model, images, conditions: &conditions, seed: SEED as u64, rule, batch: 32, wants_witness: &|_| false };
     let go_on = |_| std::ops::ControlFlow::Continue(());
     let outcomes = evaluate(&run, &mut { go_on }).unwrap();
-    let mut found = signs(&conditions, &outcomes);
+    let mut found = signs(&conditions, &outcomes, false);
     let opinion = second_opinion(&run, sample, &outcomes, &mut { go_on }).unwrap();
     found.last_mut().unwrap().add(&opinion);
     (outcomes, found)

@@ -13,19 +13,19 @@ use crate::protocol::{AttackCondition, Condition, ConditionKind, Sign, Signs, as
 const USED: f64 = 0.5;
 
 /// The signs in `outcomes`, whose positions refer to `conditions`; one entry per condition.
-pub fn signs(conditions: &[&Condition], outcomes: &[Outcome]) -> Vec<Signs> {
+pub fn signs(conditions: &[&Condition], outcomes: &[Outcome], stochastic: bool) -> Vec<Signs> {
     let mut signs = vec![Signs::default(); conditions.len()];
     for outcome in outcomes {
         let signs = &mut signs[outcome.condition];
         signs.look(Sign::UndefinedLogits, outcome.verdict.image, outcome.notes.undefined_logits > 0);
         if let ConditionKind::Attack(condition) = &conditions[outcome.condition].kind {
-            of_attack(signs, condition, outcome);
+            of_attack(signs, condition, outcome, stochastic);
         }
     }
     signs
 }
 
-fn of_attack(signs: &mut Signs, condition: &AttackCondition, outcome: &Outcome) {
+fn of_attack(signs: &mut Signs, condition: &AttackCondition, outcome: &Outcome, stochastic: bool) {
     let Outcome { verdict, notes, .. } = outcome;
     signs.look(Sign::Unconfirmed, verdict.image, notes.unconfirmed > 0);
     if verdict.backwards == 0 {
@@ -35,7 +35,7 @@ fn of_attack(signs: &mut Signs, condition: &AttackCondition, outcome: &Outcome) 
     if !verdict.robust {
         return;
     }
-    let steps = verdict.backwards / condition.attack.eot().max(1);
+    let steps = verdict.backwards / condition.attack.draws(stochastic);
     signs.look(Sign::ZeroGradients, verdict.image, 2 * notes.zero_gradients >= steps);
     if notes.ascents > 0 {
         signs.look(Sign::Unconverged, verdict.image, notes.unconverged == notes.ascents);

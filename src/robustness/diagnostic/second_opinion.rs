@@ -148,10 +148,16 @@ impl Probe<'_, '_> {
     /// From a point near the image, a step of one grey level along the gradient of the margin must end at a higher margin
     /// than one against it. Images often lie on round numbers, where a model may behave better than anywhere else.
     fn gradients(&mut self, images: &Images) -> Result<(), EngineError> {
-        if images.indices.is_empty() {
-            return Ok(());
+        let draws = self.condition.attack.draws(self.run.model.spec().stochastic);
+        // No more rows at a time than the attack itself had.
+        let chunk = (self.run.batch / draws).max(1) as usize;
+        for first in (0..images.indices.len()).step_by(chunk) {
+            self.directions(&chosen(images, |position| (first..first + chunk).contains(&position)), draws)?;
         }
-        let draws = self.condition.attack.eot().max(1);
+        Ok(())
+    }
+
+    fn directions(&mut self, images: &Images, draws: u32) -> Result<(), EngineError> {
         let goal = Goal { loss: Loss::Margin, target: None, float32_gradient: false };
         let objective = Objective::new(&images.labels, &vec![Some(goal); images.labels.len()], self.run.model.device());
         let points = self.near(images, Norm::Linf, NEAR * LEVEL, 0);

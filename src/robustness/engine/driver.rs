@@ -151,9 +151,8 @@ impl<'a, 'r> Driver<'a, 'r> {
         images.iter().map(|image| self.run.images.labels[*image]).collect()
     }
 
-    /// Draws averaged at every point of a search: a deterministic model needs one.
     fn eot(&self, attack: &Attack) -> u32 {
-        if self.stochastic() { attack.eot().max(1) } else { 1 }
+        attack.draws(self.stochastic())
     }
 
     fn condition(&self, rung: usize) -> Option<&'r AttackCondition> {
