@@ -88,6 +88,25 @@ impl Attack {
         if stochastic { self.eot().max(1) } else { 1 }
     }
 
+    /// Whether it never demands a gradient: such trajectories are batched apart, in passes without a backward.
+    pub fn is_forward_only(&self) -> bool {
+        match self {
+            Attack::Square(_) | Attack::Noise(_) => true,
+            Attack::Pgd(_) | Attack::Fgsm(_) | Attack::ApgdCe(_) | Attack::ApgdDlr(_) | Attack::ApgdT(_) => false,
+            Attack::Fab(_) | Attack::FabT(_) | Attack::Cascade(_) => false,
+        }
+    }
+
+    /// Whether it follows gradients to where the loss is highest. FGSM's one step does not get there: what it breaks after an
+    /// ascent speaks against the ascent, and what others break after it speaks against nothing.
+    pub fn ascends(&self) -> bool {
+        match self {
+            Attack::Pgd(_) | Attack::ApgdCe(_) | Attack::ApgdDlr(_) | Attack::ApgdT(_) => true,
+            Attack::Fgsm(_) | Attack::Noise(_) | Attack::Square(_) => false,
+            Attack::Fab(_) | Attack::FabT(_) | Attack::Cascade(_) => false,
+        }
+    }
+
     /// Whether it is no adversary but what adversaries are compared with: standing up to it proves little by itself.
     pub fn is_baseline(&self) -> bool {
         self.stages().iter().all(|stage| matches!(stage, Attack::Noise(_) | Attack::Fgsm(_)))

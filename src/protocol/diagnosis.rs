@@ -329,16 +329,6 @@ fn attack(condition: &Condition) -> Option<&AttackCondition> {
     }
 }
 
-/// Whether the attack follows gradients to where the loss is highest. FGSM's one step does not get there: what it breaks after an
-/// ascent speaks against the ascent, and what others break after it speaks against nothing.
-pub fn ascends(attack: &Attack) -> bool {
-    match attack {
-        Attack::Pgd(_) | Attack::ApgdCe(_) | Attack::ApgdDlr(_) | Attack::ApgdT(_) => true,
-        Attack::Fgsm(_) | Attack::Noise(_) => false,
-        Attack::Fab(_) | Attack::FabT(_) | Attack::Square(_) | Attack::Cascade(_) => false,
-    }
-}
-
 /// Inside a cascade: what no ascent broke, a stage that does not ascend did.
 fn beaten(run: &Observed) -> Option<Finding> {
     const SUSPICIOUS: f64 = 0.03;
@@ -352,7 +342,7 @@ fn beaten(run: &Observed) -> Option<Finding> {
         for stage in condition_attack.attack.stages() {
             let count = broken(stage.name());
             let share = Share { count, of: standing, seeds: run.seeds.max(1) as f64 };
-            if ascended && !ascends(stage) && count > 0 {
+            if ascended && !stage.ascends() && count > 0 {
                 if share.interval()[0] > SUSPICIOUS {
                     weight = Weight::Suspicious;
                 }
@@ -360,7 +350,7 @@ fn beaten(run: &Observed) -> Option<Finding> {
                 item["stage"] = stage.name().into();
                 evidence.push(item);
             }
-            ascended |= ascends(stage);
+            ascended |= stage.ascends();
             standing = standing.saturating_sub(count);
         }
     }
@@ -414,9 +404,8 @@ fn rising(run: &Observed) -> Option<Finding> {
 }
 
 fn without_eot(run: &Observed) -> Option<Finding> {
-    let follows = |a: &AttackCondition| {
-        a.attack.stages().iter().any(|stage| !matches!(stage, Attack::Noise(_) | Attack::Square(_)) && stage.eot() <= 1)
-    };
+    let follows =
+        |a: &AttackCondition| a.attack.stages().iter().any(|stage| !stage.is_forward_only() && stage.eot() <= 1);
     let single = |condition: &&Condition| run.stochastic && attack(condition).is_some_and(follows);
     let named: Vec<&str> = run.conditions.iter().filter(single).map(|condition| condition.id.as_str()).collect();
     (!named.is_empty()).then(|| {

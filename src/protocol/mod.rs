@@ -33,7 +33,7 @@ pub use corruption::{
     Corruption, CorruptionBlock, CorruptionCondition, Group, Label, Mode, NoSuchSeverity, Pictures, Published, Scene,
     Severity, Table,
 };
-pub use diagnosis::{Diagnostics, Grade, Observed, SecondOpinion, ascends, diagnose};
+pub use diagnosis::{Diagnostics, Grade, Observed, SecondOpinion, diagnose};
 pub use file::{Aggregate, Clean, MAX_CONDITIONS, Protocol, ProtocolError};
 pub use finding::{Finding, Weight};
 pub use paired::{Held, Paired, paired};

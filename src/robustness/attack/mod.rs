@@ -26,6 +26,7 @@ mod fab;
 mod fgsm;
 mod noise;
 mod pgd;
+mod queries;
 mod rows;
 mod runs;
 mod square;
@@ -95,21 +96,6 @@ pub fn needs_ranking(attack: &Attack) -> bool {
         | Attack::Square(_)
         | Attack::Noise(_)
         | Attack::Fgsm(_)
-        | Attack::Cascade(_) => false,
-    }
-}
-
-/// Whether the attack never demands a gradient: such trajectories are batched apart, in passes without a backward.
-pub fn is_forward_only(attack: &Attack) -> bool {
-    match attack {
-        Attack::Square(_) | Attack::Noise(_) => true,
-        Attack::Pgd(_)
-        | Attack::Fgsm(_)
-        | Attack::ApgdCe(_)
-        | Attack::ApgdDlr(_)
-        | Attack::ApgdT(_)
-        | Attack::Fab(_)
-        | Attack::FabT(_)
         | Attack::Cascade(_) => false,
     }
 }

@@ -3,15 +3,14 @@
 
 use tch::Tensor;
 
-use super::rows::{self, choose};
+use super::queries::Queries;
+use super::rows;
 use super::square_bumps::Bumps;
 use super::square_window::{self, Window};
-use super::{Answer, Demand, Entry, Goal, Search, Seen, Setting, Status, index};
-use crate::protocol::{Loss, Norm, Square};
+use super::{Answer, Demand, Entry, Search, Setting, Status};
+use crate::protocol::{Norm, Square};
 use crate::robustness::rng::Stream;
 use crate::robustness::threat::linf_bounds;
-
-const GOAL: Goal = Goal { loss: Loss::Margin, target: None, float32_gradient: false };
 
 /// Share of the pixels in a window of query `query` of a search (1: the first window), from the share of the first:
 /// it halves on the published schedule.
@@ -26,13 +25,7 @@ fn share(p: f64, query: u32) -> f64 {
 pub struct SquareSearch {
     square: Square,
     setting: Setting,
-    entries: Vec<Option<(Entry, Stream)>>,
-    demands: Vec<Demand>,
-    /// Points looked at, per slot.
-    queries: Vec<u32>,
-    point: Tensor,
-    best: Tensor,
-    best_loss: Tensor,
+    queries: Queries,
     moves: Moves,
 }
 
@@ -49,12 +42,7 @@ impl SquareSearch {
         Self {
             square: square.clone(),
             setting: *setting,
-            entries: vec![None; setting.slots],
-            demands: vec![Demand::Nothing; setting.slots],
-            queries: vec![0; setting.slots],
-            point: images(),
-            best: images(),
-            best_loss: rows::numbers(setting),
+            queries: Queries::new(setting),
             moves: match setting.norm {
                 Norm::Linf => Moves::Corners { low: images(), high: images() },
                 Norm::L2 | Norm::L1 => Moves::Bumps(Bumps::new(setting)),
@@ -76,10 +64,10 @@ impl SquareSearch {
     /// A window for each slot, from its own stream.
     fn windows(&mut self) -> Vec<Window> {
         let [_, height, width] = self.setting.shape;
-        let Self { square, entries, queries, moves, .. } = self;
+        let Self { square, queries: Queries { entries, count, .. }, moves, .. } = self;
         let draw = |(slot, entry): (usize, &mut Option<(Entry, Stream)>)| {
             let Some((_, stream)) = entry else { return Window::default() };
-            let side = (share(square.p, queries[slot]) * (height * width) as f64).sqrt().round() as i64;
+            let side = (share(square.p, count[slot]) * (height * width) as f64).sqrt().round() as i64;
             let most = height.min(width);
             let side = match moves {
                 Moves::Corners { .. } => side.clamp(1, most),
@@ -94,7 +82,7 @@ impl SquareSearch {
     fn signs(&mut self) -> Tensor {
         let [channels, ..] = self.setting.shape;
         let mut signs = Vec::with_capacity(self.setting.slots * channels as usize);
-        for entry in &mut self.entries {
+        for entry in &mut self.queries.entries {
             signs.extend((0..channels).map(|_| entry.as_mut().map_or(0.0, |(_, stream)| stream.sign() as f32)));
         }
         Tensor::from_slice(&signs).to_device(self.setting.device).view([-1, channels, 1, 1])
@@ -107,13 +95,13 @@ impl SquareSearch {
         match &mut self.moves {
             Moves::Corners { low, high } => {
                 let window = square_window::mask(&windows, &self.setting);
-                high.where_self(&signs.gt(0.0), low).where_self(&window, &self.best)
+                high.where_self(&signs.gt(0.0), low).where_self(&window, &self.queries.best)
             }
             Moves::Bumps(bumps) => {
                 let mut second = Vec::with_capacity(windows.len());
                 let mut turned = Vec::with_capacity(windows.len());
                 let [_, height, width] = self.setting.shape;
-                for (window, entry) in windows.iter().zip(&mut self.entries) {
+                for (window, entry) in windows.iter().zip(&mut self.queries.entries) {
                     let (place, turn) = match entry {
                         Some((_, stream)) => (Window::draw(stream, window.side, height, width), stream.sign() > 0.0),
                         None => (Window::default(), false),
@@ -121,7 +109,7 @@ impl SquareSearch {
                     second.push(place);
                     turned.push(turn);
                 }
-                bumps.moved(&self.best, &windows, &turned, &second, &signs)
+                bumps.moved(&self.queries.best, &windows, &turned, &second, &signs)
             }
         }
     }
@@ -131,7 +119,7 @@ impl Search for SquareSearch {
     fn load(&mut self, entries: &[Entry], clean: &Tensor) {
         let slots = rows::slots(entries, &self.setting);
         let epsilon = rows::radii(entries, &self.setting);
-        let mut streams: Vec<Stream> = entries.iter().map(|entry| entry.draws.stream(entry.run, 0)).collect();
+        let mut streams = Queries::streams(entries);
         let points = if self.setting.norm == Norm::Linf {
             let (new_low, new_high) = linf_bounds(clean, &epsilon);
             let points = self.stripes(&mut streams, &new_low, &new_high);
@@ -145,58 +133,29 @@ impl Search for SquareSearch {
         } else {
             clean.copy()
         };
-        let _ = self.point.index_copy_(0, &slots, &points);
-        // Until a loss says better: whoever had the slot before must not show.
-        let _ = self.best.index_copy_(0, &slots, &points);
-        let _ = self.best_loss.index_fill_(0, &slots, f64::NEG_INFINITY);
-        for (entry, stream) in entries.iter().zip(streams) {
-            self.queries[entry.slot] = 0;
-            self.demands[entry.slot] = Demand::Loss(GOAL);
-            self.entries[entry.slot] = Some((entry.clone(), stream));
-        }
+        self.queries.begin(entries, streams, &points);
     }
 
     fn release(&mut self, slot: usize) {
-        self.demands[slot] = Demand::Nothing;
-        self.entries[slot] = None;
+        self.queries.release(slot);
     }
 
     fn points(&self) -> &Tensor {
-        &self.point
+        &self.queries.point
     }
 
     fn demands(&self) -> &[Demand] {
-        &self.demands
+        &self.queries.demands
     }
 
     fn advance(&mut self, answer: &Answer) -> Vec<Status> {
-        let mut better = answer.loss.gt_tensor(&self.best_loss);
-        if !self.setting.stochastic {
-            better = better.logical_or(&answer.misclassified);
-        }
-        self.best = choose(&better, &self.point, &self.best);
-        self.best_loss = choose(&better, &answer.loss, &self.best_loss);
-        for queries in &mut self.queries {
-            *queries += 1;
-        }
-        self.point = self.moved();
-        (0..self.setting.slots)
-            .map(|slot| {
-                let Some((entry, _)) = &self.entries[slot] else { return Status::Searching };
-                let next_run = (entry.run + 1 < self.square.restarts).then_some(entry.run + 1);
-                if answer.seen[slot] && !self.setting.stochastic {
-                    Status::Finished { seen: Seen::Success, next_run }
-                } else if self.queries[slot] >= self.square.queries {
-                    Status::Finished { seen: Seen::Failure, next_run }
-                } else {
-                    Status::Searching
-                }
-            })
-            .collect()
+        self.queries.keep(answer);
+        self.queries.point = self.moved();
+        self.queries.status(answer, self.square.queries, self.square.restarts)
     }
 
     fn candidates(&self, slots: &[usize]) -> Tensor {
-        self.best.index_select(0, &index(slots.iter().copied(), &self.best))
+        self.queries.candidates(slots)
     }
 }
 

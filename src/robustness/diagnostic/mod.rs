@@ -7,7 +7,7 @@ mod second_opinion;
 pub use second_opinion::second_opinion;
 
 use super::engine::Outcome;
-use crate::protocol::{AttackCondition, Condition, ConditionKind, Sign, Signs, ascends};
+use crate::protocol::{AttackCondition, Condition, ConditionKind, Sign, Signs};
 
 /// A standing image whose examined perturbation is smaller than this share of the budget leaves budget unused.
 const USED: f64 = 0.5;
@@ -40,7 +40,7 @@ fn of_attack(signs: &mut Signs, condition: &AttackCondition, outcome: &Outcome, 
     if notes.ascents > 0 {
         signs.look(Sign::Unconverged, verdict.image, notes.unconverged == notes.ascents);
     }
-    if ascends(&condition.attack) {
+    if condition.attack.ascends() {
         let used = condition.threat.norm.of(verdict.l1, verdict.l2, verdict.linf);
         signs.look(Sign::UnusedBudget, verdict.image, used < USED * condition.threat.epsilon.get());
     }

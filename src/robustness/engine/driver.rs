@@ -12,7 +12,7 @@ use super::kernel::Kernel;
 use super::objective::Objective;
 use super::{EngineError, Notes, Outcome, Progress, Run, name_pass};
 use crate::protocol::{Attack, AttackCondition, ConditionKind, Loss, Stage, ThreatModel, Verdict};
-use crate::robustness::attack::{Draws, Entry, Goal, Seen, Setting, Status, is_forward_only, needs_ranking};
+use crate::robustness::attack::{Draws, Entry, Goal, Seen, Setting, Status, needs_ranking};
 use crate::robustness::model::to_unit;
 use crate::robustness::threat::to_vec;
 
@@ -91,7 +91,7 @@ impl<'a> Search<'a> {
 }
 
 fn floor_of(attack: &Attack) -> usize {
-    usize::from(is_forward_only(attack))
+    usize::from(attack.is_forward_only())
 }
 
 impl<'a, 'r> Driver<'a, 'r> {

@@ -7,7 +7,7 @@ use tch::Tensor;
 use super::curve::Curve;
 use super::kernel::Kernel;
 use super::objective::Objective;
-use crate::protocol::{Attack, ascends};
+use crate::protocol::Attack;
 use crate::robustness::attack::{Demand, Entry, Goal, Search, Setting, Status, search};
 use crate::robustness::model::ModelError;
 
@@ -130,7 +130,7 @@ impl<'a> Floor<'a> {
         let passed = |(slot, job): (usize, &Option<Job>)| {
             let job = (*job)?;
             let status = status[&job.stage][slot];
-            let ended = ascends(self.stages[job.stage]) && matches!(status, Status::Finished { .. });
+            let ended = self.stages[job.stage].ascends() && matches!(status, Status::Finished { .. });
             let gradient = with_gradient(&demands[slot]);
             Some(Passed {
                 slot,
