@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::bench::{Bench, LEASE, platform, profile};
 use gauntlet::dataset::Catalogue;
 use gauntlet::protocol::{Platform, builtin};
-use gauntlet::queue::{self, Claimed, Failure, LeaseError, Order, Reaped};
+use gauntlet::queue::{self, Claimed, Failure, LeaseError, Order, Outage, Reaped};
 use gauntlet::store::Quotas;
 use gauntlet::store::evaluations::{self, Evaluation, NewEvaluation, State, SubmitError, WitnessPolicy};
 use gauntlet::store::models::{ProbeReport, Rejection};
@@ -65,7 +65,7 @@ async fn whoever_lost_the_lease_changes_nothing() {
     let stale = bench.claim().await.unwrap();
     let result = bench.result(&stale, &|_, _| false).await;
     bench.expire_leases().await;
-    assert_eq!(queue::reap(&bench.pool).await.unwrap(), [Reaped::Requeued]);
+    assert_eq!(queue::reap(&bench.pool, Duration::ZERO).await.unwrap(), [Reaped::Requeued]);
     let fresh = bench.claim().await.unwrap();
     assert_eq!((fresh.lease.shard, fresh.lease.attempt), (stale.lease.shard, 2));
     let lost = |outcome: Result<(), LeaseError>| assert!(matches!(outcome, Err(LeaseError::Lost)));
@@ -115,7 +115,7 @@ async fn a_shard_that_kills_every_worker_fails_its_evaluation() {
         assert_eq!(bench.claim().await.unwrap().lease.attempt, attempt);
         bench.expire_leases().await;
         let expected = if attempt < queue::MAX_ATTEMPTS { Reaped::Requeued } else { Reaped::Failed };
-        assert_eq!(queue::reap(&bench.pool).await.unwrap(), [expected]);
+        assert_eq!(queue::reap(&bench.pool, Duration::ZERO).await.unwrap(), [expected]);
     }
     let failed = read(&bench, evaluation).await;
     assert_eq!((failed.state, failed.outcome.unwrap().code.as_str()), (State::Failed, "worker_lost"));
@@ -136,7 +136,7 @@ async fn cancelling_reaches_running_work_by_heartbeat_and_dead_work_by_the_reape
     alive.lease.release(&bench.pool).await.unwrap();
     assert_eq!(read(&bench, evaluation).await.state, State::Cancelling);
     bench.expire_leases().await;
-    assert_eq!(queue::reap(&bench.pool).await.unwrap(), [Reaped::Closed]);
+    assert_eq!(queue::reap(&bench.pool, Duration::ZERO).await.unwrap(), [Reaped::Closed]);
     assert!(matches!(dead.lease.heartbeat(&bench.pool, 1).await, Err(LeaseError::Lost)));
     let ended = read(&bench, evaluation).await;
     assert_eq!((ended.state, ended.outcome.unwrap().code.as_str()), (State::Cancelled, "cancelled"));
@@ -207,6 +207,14 @@ async fn of_profiles_offered_at_once_one_is_fixed_for_all() {
     assert!(answers.iter().all(|answer| *answer == fixed), "{answers:?}");
 }
 
+/// The seconds that the only shard has been told to wait, which it then need not.
+async fn stated_delay(bench: &Bench) -> i64 {
+    let sql = "select ceil(extract(epoch from not_before - now()))::int8 from shards";
+    let seconds = sqlx::query_scalar(sql).fetch_one(&bench.pool).await.unwrap();
+    sqlx::query("update shards set not_before = now()").execute(&bench.pool).await.unwrap();
+    seconds
+}
+
 #[tokio::test]
 async fn failed_attempts_are_repeated_after_growing_delays_until_the_limit() {
     let bench = Bench::start().await;
@@ -221,18 +229,56 @@ async fn failed_attempts_are_repeated_after_growing_delays_until_the_limit() {
         if attempt == queue::MAX_ATTEMPTS {
             break;
         }
-        let delay: f64 = sqlx::query_scalar("select extract(epoch from not_before - now())::float8 from shards")
-            .fetch_one(&bench.pool)
-            .await
-            .unwrap();
-        let stated = f64::from(1 << (attempt - 1));
-        assert!(delay <= stated && delay > stated - 1.0, "{delay} s after attempt {attempt}");
         let waiting = queue::waiting(&bench.pool, &read(&bench, evaluation).await).await.unwrap().unwrap();
         assert!(waiting.code == "retry" && waiting.sentence.contains("child_crashed"), "{waiting:?}");
-        sqlx::query("update shards set not_before = now()").execute(&bench.pool).await.unwrap();
+        assert_eq!(stated_delay(&bench).await, 1 << (attempt - 1), "after attempt {attempt}");
     }
     let failed = read(&bench, evaluation).await;
     assert_eq!((failed.state, failed.outcome.unwrap().code.as_str()), (State::Failed, "child_crashed"));
+}
+
+#[tokio::test]
+async fn outages_are_not_counted_however_many_and_wait_ever_longer() {
+    let bench = Bench::start().await;
+    let model = bench.ready_model("m").await;
+    let evaluation = small(&bench, model).await;
+    let outage = Outage { code: "artifact_store".into(), detail: "no space left".into() };
+    let mut delays = Vec::new();
+    for _ in 0..9 {
+        let claimed = bench.claim().await.unwrap();
+        assert_eq!(claimed.lease.attempt, 1);
+        claimed.lease.fail(&bench.pool, &Failure::Outage(outage.clone())).await.unwrap();
+        delays.push(stated_delay(&bench).await);
+    }
+    assert_eq!(delays, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
+    bench.finish(bench.claim().await.unwrap(), &ALL_ROBUST).await;
+    assert_eq!(read(&bench, evaluation).await.state, State::Succeeded);
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_was_lost_may_be_said_again() {
+    let bench = Bench::start().await;
+    let model = bench.ready_model("m").await;
+    let evaluation = small(&bench, model).await;
+    let claimed = bench.claim().await.unwrap();
+    let result = bench.result(&claimed, &ALL_ROBUST).await;
+    claimed.lease.commit(&bench.pool, &result).await.unwrap();
+    claimed.lease.commit(&bench.pool, &result).await.unwrap();
+    assert_eq!(evaluations::tallies(&bench.pool, evaluation).await.unwrap().len(), 1);
+    assert_eq!(read(&bench, evaluation).await.shards_done, 1);
+}
+
+#[tokio::test]
+async fn a_database_that_has_just_started_gives_silent_workers_time_to_be_heard() {
+    let bench = Bench::start().await;
+    let model = bench.ready_model("m").await;
+    small(&bench, model).await;
+    let silent = bench.claim().await.unwrap();
+    bench.expire_leases().await;
+    assert_eq!(queue::reap(&bench.pool, Duration::from_secs(1 << 30)).await.unwrap(), []);
+    assert_eq!(silent.lease.heartbeat(&bench.pool, 0).await.unwrap(), Order::Continue);
+    bench.expire_leases().await;
+    assert_eq!(queue::reap(&bench.pool, Duration::ZERO).await.unwrap(), [Reaped::Requeued]);
 }
 
 #[tokio::test]
@@ -284,7 +330,7 @@ async fn a_model_whose_checks_kill_their_workers_is_rejected() {
         drop(check);
     }
     assert!(claim().await.is_none());
-    queue::reap(&bench.pool).await.unwrap();
+    queue::reap(&bench.pool, Duration::ZERO).await.unwrap();
     assert_eq!(bench.json(&format!("/v1/models/{model}")).await["rejection"]["code"], "check_lost");
     assert_eq!(read(&bench, waiting).await.outcome.unwrap().code, "model_rejected");
 }

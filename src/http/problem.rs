@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use crate::dataset::DatasetError;
 use crate::protocol::{ProtocolError, SpecError};
-use crate::store::QuotaError;
 use crate::store::artifacts::ArtifactError;
+use crate::store::{QuotaError, pool};
 
 /// Content type of every error.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -83,6 +83,7 @@ codes! {
     RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many requests";
     QuotaExceeded "quota_exceeded" TOO_MANY_REQUESTS "The owner is at a limit";
     Internal "internal" INTERNAL_SERVER_ERROR "The server failed";
+    StorageFull "storage_full" INSUFFICIENT_STORAGE "The server has no room left";
     Unavailable "unavailable" SERVICE_UNAVAILABLE "A part that the server needs does not answer";
     Timeout "timeout" SERVICE_UNAVAILABLE "The answer took too long";
 }
@@ -187,9 +188,7 @@ impl IntoResponse for Problem {
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         match error {
-            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) | sqlx::Error::Tls(_) => {
-                Self::unavailable("the database", error)
-            }
+            _ if pool::is_outage(&error) => Self::unavailable("the database", error),
             // Postgres cannot store the character U+0000.
             sqlx::Error::Database(e) if matches!(e.code().as_deref(), Some("22021" | "22P05")) => {
                 Self::new(Code::InvalidField, "a text contains the character U+0000")
@@ -207,6 +206,13 @@ impl From<ArtifactError> for Problem {
             }
             ArtifactError::Upload(detail) => Self::new(Code::BadMultipart, detail).at("file"),
             ArtifactError::Store(e @ object_store::Error::NotFound { .. }) => Self::internal(e),
+            other if other.is_full() => {
+                tracing::error!(cause = %other, "the artifact store is full");
+                Self::new(
+                    Code::StorageFull,
+                    "the artifact store is full: nothing was kept; the operator must make room",
+                )
+            }
             other => Self::unavailable("the artifact store", other),
         }
     }

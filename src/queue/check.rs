@@ -69,7 +69,7 @@ impl CheckLease {
     }
 
     /// The model is usable: waiting evaluations get their shards.
-    pub async fn accept(self, pool: &PgPool, findings: &[Finding], probe: &ProbeReport) -> Result<(), LeaseError> {
+    pub async fn accept(&self, pool: &PgPool, findings: &[Finding], probe: &ProbeReport) -> Result<(), LeaseError> {
         let mut tx = pool.begin().await?;
         let done = sqlx::query(
             "update models set state = 'ready', findings = $3, probe = $4, checked_at = now(), check_token = null,
@@ -85,13 +85,13 @@ impl CheckLease {
         if done.rows_affected() == 0 {
             return Err(LeaseError::Lost);
         }
-        let model = Model { probe: Some(Json(probe.clone())), ..self.model };
+        let model = Model { probe: Some(Json(probe.clone())), ..self.model.clone() };
         plan_waiting(&mut tx, &model).await?;
         Ok(tx.commit().await?)
     }
 
     /// The model cannot be evaluated: waiting evaluations end with the same reason.
-    pub async fn reject(self, pool: &PgPool, rejection: &Rejection) -> Result<(), LeaseError> {
+    pub async fn reject(&self, pool: &PgPool, rejection: &Rejection) -> Result<(), LeaseError> {
         let mut tx = pool.begin().await?;
         let done = sqlx::query(
             "update models set state = 'rejected', rejection = $3, checked_at = now(), check_token = null,
@@ -111,10 +111,25 @@ impl CheckLease {
         Ok(tx.commit().await?)
     }
 
+    /// The check could not be carried out here and now, whatever the model. It is tried again after `delay`, and not counted.
+    pub async fn postpone(&self, pool: &PgPool, delay: Duration) -> Result<(), LeaseError> {
+        let postponed = sqlx::query(
+            "update models set check_token = null, check_attempts = check_attempts - 1,
+                 check_expires_at = now() + make_interval(secs => $3)
+             where id = $1 and check_token = $2 and state = 'checking'",
+        )
+        .bind(self.model.id)
+        .bind(self.token)
+        .bind(delay.as_secs_f64())
+        .execute(pool)
+        .await?;
+        if postponed.rows_affected() == 1 { Ok(()) } else { Err(LeaseError::Lost) }
+    }
+
     /// The check could not be carried out, through no fault that is known to be the model's. It is tried again after
     /// `delay`; after `most` attempts the model is rejected with this reason.
     pub async fn give_back(
-        self,
+        &self,
         pool: &PgPool,
         reason: &Rejection,
         delay: Duration,

@@ -28,7 +28,7 @@ pub struct ShardResult {
 }
 
 /// What a commit brought about.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Committed {
     /// The judgement on the evaluation, if this was its last result.
     pub diagnostics: Option<Diagnostics>,
@@ -69,8 +69,9 @@ impl Lease {
         Ok(fixed.0)
     }
 
-    /// Commits the shard. [`LeaseError::Lost`] means that nothing was written, because the lease is somebody else's.
-    pub async fn commit(self, pool: &PgPool, result: &ShardResult) -> Result<Committed, LeaseError> {
+    /// Commits the shard. [`LeaseError::Lost`] means that nothing was written, because the lease is somebody else's. Said
+    /// again after its answer was lost, it changes nothing and succeeds.
+    pub async fn commit(&self, pool: &PgPool, result: &ShardResult) -> Result<Committed, LeaseError> {
         let mut tx = pool.begin().await?;
         lock_evaluation(&mut tx, self.evaluation).await?;
         let seed: Option<i64> = sqlx::query_scalar(
@@ -90,7 +91,13 @@ impl Lease {
         .bind(result.corruption_seconds)
         .fetch_optional(&mut *tx)
         .await?;
-        let seed = seed.ok_or(LeaseError::Lost)?;
+        let Some(seed) = seed else {
+            return if is_ours(&mut tx, self.shard, result).await? {
+                Ok(Committed::default())
+            } else {
+                Err(LeaseError::Lost)
+            };
+        };
         let rows: Vec<TallyRow> = result
             .tallies
             .iter()
@@ -128,7 +135,7 @@ impl Lease {
     }
 
     /// Gives the shard back untouched, without counting the attempt; of a stopped evaluation it becomes cancelled.
-    pub async fn release(self, pool: &PgPool) -> Result<(), LeaseError> {
+    pub async fn release(&self, pool: &PgPool) -> Result<(), LeaseError> {
         let mut tx = pool.begin().await?;
         lock_evaluation(&mut tx, self.evaluation).await?;
         let released = sqlx::query(
@@ -148,6 +155,15 @@ impl Lease {
         settle(&mut tx, self.evaluation).await?;
         Ok(tx.commit().await?)
     }
+}
+
+/// Whether the shard is done with this very result; the name of its evidence is this attempt's alone.
+async fn is_ours(tx: &mut PgConnection, shard: i64, result: &ShardResult) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select exists (select 1 from shards where id = $1 and state = 'done' and verdicts_key = $2)")
+        .bind(shard)
+        .bind(&result.verdicts_key)
+        .fetch_one(tx)
+        .await
 }
 
 /// Evaluation first, shards second: the one lock order.

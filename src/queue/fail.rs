@@ -9,9 +9,19 @@ use super::commit::{lock_evaluation, settle};
 use super::{Lease, LeaseError, MAX_ATTEMPTS};
 use crate::store::Outcome;
 
+/// The machine, or what it depends on, does not work. It says nothing about the work in hand.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {detail}")]
+pub struct Outage {
+    pub code: String,
+    pub detail: String,
+}
+
 /// Why an attempt failed, and whether another may do better.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
+    /// Worth trying again, as often as it takes.
+    Outage(Outage),
     /// A crash, a hang, a lost connection: worth trying again.
     Transient { code: String, detail: String },
     /// The same inputs would fail again.
@@ -21,8 +31,9 @@ pub enum Failure {
 }
 
 impl Lease {
-    /// Ends the attempt without results. Transient failures are retried with growing delay, up to [`MAX_ATTEMPTS`].
-    pub async fn fail(self, pool: &PgPool, failure: &Failure) -> Result<(), LeaseError> {
+    /// Ends the attempt without results. Transient failures are retried with growing delay, up to [`MAX_ATTEMPTS`]; outages,
+    /// which are not counted, until they are over.
+    pub async fn fail(&self, pool: &PgPool, failure: &Failure) -> Result<(), LeaseError> {
         let mut tx = pool.begin().await?;
         lock_evaluation(&mut tx, self.evaluation).await?;
         let held: Option<i32> = sqlx::query_scalar(
@@ -34,6 +45,20 @@ impl Lease {
         .await?;
         let attempts = held.ok_or(LeaseError::Lost)?;
         match failure {
+            Failure::Outage(outage) => {
+                sqlx::query(
+                    "update shards set state = 'queued', lease_token = null, lease_expires_at = null, worker_id = null,
+                         progress = 0, attempts = attempts - 1,
+                         error = $2 || jsonb_build_object('outages', coalesce((error ->> 'outages')::int, 0) + 1),
+                         not_before = now() + make_interval(secs => 2 ^ least(6, coalesce((error ->> 'outages')::int, 0)))
+                     where id = $1",
+                )
+                .bind(self.shard)
+                .bind(Json(json!({"code": outage.code, "detail": outage.detail, "attempt": attempts})))
+                .execute(&mut *tx)
+                .await?;
+                close_if_stopped(&mut tx, self.evaluation).await?;
+            }
             Failure::Transient { code, detail } if attempts < MAX_ATTEMPTS => {
                 sqlx::query(
                     "update shards set state = 'queued', lease_token = null, lease_expires_at = null, worker_id = null,

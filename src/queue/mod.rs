@@ -23,7 +23,7 @@ pub use check::{CheckLease, claim_check};
 pub use claim::{Claimed, claim};
 pub use commit::{Committed, ShardResult};
 pub use depth::{Depth, REASONS, depth};
-pub use fail::Failure;
+pub use fail::{Failure, Outage};
 pub use heartbeat::Order;
 pub use reap::{Reaped, reap};
 pub use waiting::{Waiting, waiting};

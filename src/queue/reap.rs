@@ -1,5 +1,7 @@
 //! Taking leases back from workers that fell silent.
 
+use std::time::Duration;
+
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -19,7 +21,16 @@ pub enum Reaped {
 }
 
 /// Handles every expired lease, those of cancelled evaluations too. Any process may call this at any time.
-pub async fn reap(pool: &PgPool) -> Result<Vec<Reaped>, sqlx::Error> {
+///
+/// While the database was down nobody could be heard: for as long as `grace` after its start nothing is taken back.
+pub async fn reap(pool: &PgPool, grace: Duration) -> Result<Vec<Reaped>, sqlx::Error> {
+    let settled: bool = sqlx::query_scalar("select pg_postmaster_start_time() + make_interval(secs => $1) < now()")
+        .bind(grace.as_secs_f64())
+        .fetch_one(pool)
+        .await?;
+    if !settled {
+        return Ok(Vec::new());
+    }
     reap_checks(pool).await?;
     let expired: Vec<(Uuid, i64)> = sqlx::query_as(
         "select evaluation_id, id from shards where state = 'running' and lease_expires_at < now() order by evaluation_id limit 1000",

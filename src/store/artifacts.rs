@@ -1,5 +1,6 @@
 //! Bytes: models, datasets, verdicts and witnesses, in an object store.
 
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ pub enum ArtifactError {
     #[error("artifact store: {0}")]
     Store(#[from] object_store::Error),
     #[error("artifact directory {0}: {1}")]
-    Directory(PathBuf, std::io::Error),
+    Directory(PathBuf, #[source] std::io::Error),
     #[error("the upload broke off: {0}")]
     Upload(String),
     #[error("{0:?} is no place for artifacts: give a directory, or s3://bucket or s3://bucket/prefix")]
@@ -33,6 +34,26 @@ pub enum ArtifactError {
     Damaged { sha256: String, found: String },
     #[error("larger than the limit of {limit} bytes")]
     TooLarge { limit: u64 },
+}
+
+impl ArtifactError {
+    /// Whether the bytes are not there, or are not what they were: waiting brings them back no more.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Store(object_store::Error::NotFound { .. }) | Self::Damaged { .. })
+    }
+
+    /// Whether the volume has no room left.
+    pub fn is_full(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            if matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
 }
 
 /// The artifact store.
@@ -184,7 +205,7 @@ impl Artifacts {
         let failed = |e| ArtifactError::Directory(folder.clone(), e);
         let mut entries = match tokio::fs::read_dir(&folder).await {
             Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
             Err(e) => return Err(failed(e)),
         };
         let mut swept = 0;
@@ -294,8 +315,8 @@ impl Artifacts {
         Ok(())
     }
 
-    pub async fn put(&self, key: &str, bytes: Vec<u8>) -> Result<(), ArtifactError> {
-        self.store.put(&Key::from(key), PutPayload::from(bytes)).await?;
+    pub async fn put(&self, key: &str, bytes: impl Into<Bytes>) -> Result<(), ArtifactError> {
+        self.store.put(&Key::from(key), PutPayload::from(bytes.into())).await?;
         Ok(())
     }
 
@@ -316,6 +337,13 @@ impl Artifacts {
         let volume = nix::sys::statvfs::statvfs(&self.root).ok()?;
         let block = volume.fragment_size();
         Some(Space { free: volume.blocks_available() * block, size: volume.blocks() * block })
+    }
+
+    /// Whether the store takes bytes: writes a few and deletes them. `who` keeps processes apart that ask at once.
+    pub async fn check_writable(&self, who: Uuid) -> Result<(), ArtifactError> {
+        let key = Key::from(format!("uploads/check-{who}"));
+        self.store.put(&key, PutPayload::from_static(b"is there room?")).await?;
+        Ok(self.store.delete(&key).await?)
     }
 
     /// Whether the store answers: lists one key.

@@ -11,6 +11,19 @@ pub async fn connect(url: &str, size: u32) -> Result<PgPool, sqlx::Error> {
     PgPoolOptions::new().max_connections(size).acquire_timeout(Duration::from_secs(10)).connect(url).await
 }
 
+/// Whether the database or the way to it failed, rather than a statement: the same may work later.
+pub fn is_outage(error: &sqlx::Error) -> bool {
+    use sqlx::Error as E;
+    match error {
+        E::PoolTimedOut | E::PoolClosed | E::Io(_) | E::Tls(_) | E::Protocol(_) | E::WorkerCrashed => true,
+        // Connection lost; no disk, memory or connections left; shutting down or starting up; a disk that fails; deadlocks.
+        E::Database(e) => {
+            e.code().is_some_and(|code| ["08", "53", "57P", "58", "40"].iter().any(|class| code.starts_with(class)))
+        }
+        _ => false,
+    }
+}
+
 /// Brings the schema forward; safe to call from several processes at once.
 pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::migrate::MigrateError> {
     MIGRATIONS.run(pool).await

@@ -1,31 +1,51 @@
 //! One model check: have a fresh child load and probe it.
 
 use super::child::{Child, ChildOptions, unexpected};
-use super::failure::ChildError;
+use super::failure::{self, ChildError};
 use super::words;
 use crate::dataset::{Catalogue, Shape};
 use crate::protocol::{Finding, ModelSpec};
+use crate::queue::Outage;
 use crate::store::Artifacts;
+use crate::store::artifacts::ArtifactError;
 use crate::store::models::{Model, ProbeReport};
 use crate::wire::{BatchWish, Reply, Request};
 
 /// Images shown to a model under check.
 const PROBE_IMAGES: usize = 16;
 
-/// Loads and probes a model. [`ChildError::Rejected`] is a verdict on the model; other errors are not its fault, or not
-/// known to be.
+/// Why a model was not found usable.
+#[derive(Debug)]
+pub enum CheckError {
+    /// The check was not begun.
+    Outage(Outage),
+    /// [`ChildError::Rejected`] is a verdict on the model; others are not its fault, or not known to be.
+    Child(ChildError),
+}
+
+impl From<Outage> for CheckError {
+    fn from(outage: Outage) -> Self {
+        Self::Outage(outage)
+    }
+}
+
+impl From<ChildError> for CheckError {
+    fn from(error: ChildError) -> Self {
+        Self::Child(error)
+    }
+}
+
+/// Loads and probes a model.
 pub async fn run(
     options: &ChildOptions,
     artifacts: &Artifacts,
     catalogue: &Catalogue,
     model: &Model,
     dataset: Option<&str>,
-) -> Result<(Vec<Finding>, ProbeReport), ChildError> {
-    let missing =
-        |e: &dyn std::fmt::Display| ChildError::Failed { code: "artifact_store".into(), detail: e.to_string() };
-    let file = artifacts.model_file(&model.sha256).await.map_err(|e| missing(&e))?;
+) -> Result<(Vec<Finding>, ProbeReport), CheckError> {
+    let file = artifacts.model_file(&model.sha256).await.map_err(unreadable)?;
     let images = probe_images(catalogue, &model.spec, dataset).await;
-    let mut child = Child::start(options, Some(&file)).await?;
+    let mut child = Child::start(options, Some(&file)).await.map_err(failure::before_the_model)?;
     child.load(&model.spec, None, BatchWish::Free).await?;
     match child.ask(Request::Probe, &images, |_| {}).await? {
         // The model's code ran in the process that measured: the time must be one that can have passed.
@@ -35,7 +55,15 @@ pub async fn run(
             words::findings(&findings).map_err(ChildError::Garbage)?;
             Ok((findings, ProbeReport { seconds_per_forward }))
         }
-        (other, _) => Err(unexpected(&other)),
+        (other, _) => Err(unexpected(&other).into()),
+    }
+}
+
+fn unreadable(error: ArtifactError) -> CheckError {
+    if error.is_missing() {
+        ChildError::Failed { code: "artifact_store".into(), detail: error.to_string() }.into()
+    } else {
+        failure::of_the_store(&error).into()
     }
 }
 

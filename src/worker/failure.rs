@@ -1,8 +1,10 @@
 //! How a child can fail. Each way has its own name, because each wants its own answer.
 
-use crate::queue::Failure;
-
+use crate::queue::{Failure, Outage};
+use crate::store::artifacts::ArtifactError;
 use crate::wire::{SANDBOX_UNAVAILABLE, WireError};
+
+use super::metrics;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ChildError {
@@ -39,6 +41,17 @@ pub fn is_of_the_machine(code: &str) -> bool {
         SANDBOX_UNAVAILABLE,
     ]
     .contains(&code)
+}
+
+/// A child that failed before it was given a model: whatever it says, the model has not spoken.
+pub fn before_the_model(error: ChildError) -> Outage {
+    metrics::child_failed(&error);
+    Outage { code: error.code().to_owned(), detail: error.to_string() }
+}
+
+/// An artifact store that does not work.
+pub fn of_the_store(error: &ArtifactError) -> Outage {
+    Outage { code: "artifact_store".into(), detail: error.to_string() }
 }
 
 impl ChildError {

@@ -3,19 +3,22 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
+use bytes::Bytes;
 use sqlx::PgPool;
 use tracing::{Instrument, info_span};
 
 use super::child::{Child, ChildOptions, unexpected};
-use super::failure::ChildError;
+use super::failure::{self, ChildError};
 use super::metrics::{self, Meter};
+use super::patience::patiently;
 use super::{validate, words};
 use crate::dataset::{Batch, Catalogue, DatasetError, Part};
 use crate::protocol::report::Tally;
 use crate::protocol::{self, Condition, NumericProfile, Verdict};
-use crate::queue::{Claimed, Failure, LeaseError, ShardResult};
-use crate::store::Artifacts;
+use crate::queue::{Claimed, Failure, LeaseError, Outage, ShardResult};
+use crate::store::artifacts::ArtifactError;
 use crate::store::evidence::{self, VerdictRow, WitnessSet};
+use crate::store::{Artifacts, pool};
 use crate::wire::{BatchWish, Progress, Reply, Request, ShardRequest, WitnessAt};
 
 /// Why an attempt ended without a result.
@@ -32,8 +35,24 @@ impl From<LeaseError> for JobError {
     fn from(error: LeaseError) -> Self {
         match error {
             LeaseError::Lost => Self::Lost,
+            LeaseError::Database(e) if pool::is_outage(&e) => {
+                Outage { code: "database".into(), detail: e.to_string() }.into()
+            }
             LeaseError::Database(e) => transient("database", e),
         }
+    }
+}
+
+impl From<Outage> for JobError {
+    fn from(outage: Outage) -> Self {
+        Self::Failed(Failure::Outage(outage))
+    }
+}
+
+/// Missing bytes may be on their way from another place, for a while; a store that fails says nothing about them.
+impl From<ArtifactError> for JobError {
+    fn from(error: ArtifactError) -> Self {
+        if error.is_missing() { transient("artifact_store", error) } else { failure::of_the_store(&error).into() }
     }
 }
 
@@ -48,7 +67,7 @@ fn permanent(code: &str, error: impl std::fmt::Display) -> JobError {
 /// Bytes that are missing or wrong stay so; a store that does not answer may do so later.
 fn unreadable(error: DatasetError) -> JobError {
     match error {
-        DatasetError::Store(_) => transient(error.code(), error),
+        DatasetError::Store(e) => ArtifactError::from(e).into(),
         _ => permanent(error.code(), error),
     }
 }
@@ -132,24 +151,14 @@ pub async fn run(
     let verdicts_key = format!("verdicts/{name}.parquet");
     let rows = verdict_rows(&conditions, claimed.seed, &verdicts);
     let parquet = evidence::to_parquet(&rows).map_err(|e| permanent("evidence", e))?;
-    tools
-        .artifacts
-        .put(&verdicts_key, parquet)
-        .instrument(info_span!("write_verdicts"))
-        .await
-        .map_err(|e| transient("artifact_store", e))?;
+    keep(tools.artifacts, &verdicts_key, parquet).instrument(info_span!("write_verdicts")).await?;
     let witnesses_key = if witnesses.is_empty() {
         None
     } else {
         let key = format!("witnesses/{name}.safetensors");
         let sets = witness_sets(&conditions, claimed.seed, &batch, &witnesses, &payload);
         let file = evidence::to_safetensors(&sets).map_err(|e| permanent("evidence", e))?;
-        tools
-            .artifacts
-            .put(&key, file)
-            .instrument(info_span!("write_witnesses"))
-            .await
-            .map_err(|e| transient("artifact_store", e))?;
+        keep(tools.artifacts, &key, file).instrument(info_span!("write_witnesses")).await?;
         Some(key)
     };
     let tallies = claimed.conditions.iter().zip(&verdicts).map(|(&i, v)| (i, Tally::of(v))).collect();
@@ -164,6 +173,12 @@ pub async fn run(
         cpu_seconds: time.total,
         corruption_seconds: time.corruption,
     })
+}
+
+/// Writes evidence, for which a store that is full or away is waited for.
+async fn keep(artifacts: &Artifacts, key: &str, bytes: Vec<u8>) -> Result<(), ArtifactError> {
+    let bytes = Bytes::from(bytes);
+    patiently("writing evidence", |_| true, || artifacts.put(key, bytes.clone())).await
 }
 
 fn failed(error: ChildError, batch: u32) -> JobError {
@@ -187,11 +202,11 @@ async fn ready(tools: &Tools<'_>, claimed: &Claimed, kept: Option<Loaded>) -> Re
     }
     let wish = evaluation.batch_limit.map_or(BatchWish::Free, |limit| BatchWish::AtMost(limit as u32));
     let mut wanted = evaluation.profile.as_ref().map(|p| p.0.clone());
-    let file = tools.artifacts.model_file(&claimed.model.sha256).await.map_err(|e| transient("artifact_store", e))?;
+    let file = tools.artifacts.model_file(&claimed.model.sha256).await?;
     loop {
         let batch = wanted.as_ref().map_or(1, |p| p.batch);
         let failed = |e: ChildError| failed(e, batch);
-        let mut child = Child::start(tools.child, Some(&file)).await.map_err(failed)?;
+        let mut child = Child::start(tools.child, Some(&file)).await.map_err(failure::before_the_model)?;
         let profile = child.load(&claimed.model.spec, wanted.as_ref(), wish).await.map_err(failed)?;
         let fixed = claimed.lease.fix_profile(tools.pool, &profile).await?;
         if fixed == profile {

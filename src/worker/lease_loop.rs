@@ -1,24 +1,25 @@
 //! The lease loop: check models, run shards, keep leases alive, drain on request.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 use uuid::Uuid;
 
-use super::check;
+use super::check::{self, CheckError};
 use super::child::{Child, ChildOptions};
 use super::failure::{self, ChildError};
 use super::job::{self, JobError, Loaded, Tools};
 use super::metrics::{self, Busy};
+use super::patience::patiently;
 use crate::dataset::Catalogue;
 use crate::protocol::{Platform, Sandbox};
-use crate::queue::{self, CheckLease, Claimed, Lease, LeaseError, Order};
-use crate::store::Artifacts;
+use crate::queue::{self, CheckLease, Claimed, Failure, Lease, LeaseError, Order};
 use crate::store::models::Rejection;
 use crate::store::workers::{self, NewWorker, SandboxState};
+use crate::store::{Artifacts, pool};
 use crate::telemetry::trace;
 use crate::wire::SANDBOX_UNAVAILABLE;
 
@@ -52,7 +53,12 @@ pub struct Worker {
     kept: Option<Loaded>,
     /// Whether the last look for work began with the checks.
     checks_first: bool,
+    /// Whether the last piece of work failed for reasons that lie here.
+    unwell: bool,
 }
+
+/// Longest pause between two looks at whether the device and the artifact store work again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What stood in the way of finishing a piece of work.
 enum Interrupted {
@@ -74,15 +80,30 @@ impl Worker {
         info!(worker = %id, device = %platform.device, hardware = platform.hardware, libtorch = platform.libtorch, "worker ready");
         let catalogue = Catalogue::new(artifacts.store());
         let confines = announce(&sandbox);
-        Ok(Self { id, pool, artifacts, catalogue, options, platform, confines, kept: None, checks_first: false })
+        Ok(Self {
+            id,
+            pool,
+            artifacts,
+            catalogue,
+            options,
+            platform,
+            confines,
+            kept: None,
+            checks_first: false,
+            unwell: false,
+        })
     }
 
     /// Works until told to end, then closes its pool.
     pub async fn run(mut self, shutdown: Shutdown) {
         // Beside the work, so that hours of it do not keep others' leases from being taken back.
         let housekeeping =
-            tokio::spawn(housekeep(self.pool.clone(), self.id, self.options.lease / 6, shutdown.drain.clone()));
+            tokio::spawn(housekeep(self.pool.clone(), self.id, self.options.lease, shutdown.drain.clone()));
         while !shutdown.drain.is_cancelled() && !shutdown.now.is_cancelled() {
+            if std::mem::take(&mut self.unwell) {
+                self.recover(&shutdown).await;
+                continue;
+            }
             match self.step(&shutdown).await {
                 Ok(true) => {}
                 Ok(false) => {
@@ -103,10 +124,37 @@ impl Worker {
     }
 
     async fn idle(&mut self, shutdown: &Shutdown) {
+        self.pause(self.options.poll, shutdown).await;
+    }
+
+    /// Waits until device and artifact store work, so that this worker does not take one shard after another only to fail
+    /// them.
+    async fn recover(&mut self, shutdown: &Shutdown) {
+        metrics::RECOVERING.inc();
+        self.kept = None;
+        let mut pause = self.options.poll;
+        while !shutdown.drain.is_cancelled() && !shutdown.now.is_cancelled() {
+            self.pause(pause, shutdown).await;
+            let device = explore(&self.options.child).await;
+            let store = self.artifacts.check_writable(self.id).await;
+            match (device, store) {
+                (Ok(_), Ok(())) => {
+                    info!("device and artifact store work");
+                    break;
+                }
+                (Err(error), _) => warn!(%error, "the device does not work; taking no work"),
+                (_, Err(error)) => warn!(%error, "the artifact store does not work; taking no work"),
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        metrics::RECOVERING.dec();
+    }
+
+    async fn pause(&self, pause: Duration, shutdown: &Shutdown) {
         // Jitter, so that many idle workers do not ask in step.
         let jitter = f64::from(self.id.as_fields().0 % 1000) / 4000.0;
         tokio::select! {
-            () = tokio::time::sleep(self.options.poll.mul_f64(1.0 + jitter)) => {}
+            () = tokio::time::sleep(pause.mul_f64(1.0 + jitter)) => {}
             () = shutdown.drain.cancelled() => {}
             () = shutdown.now.cancelled() => {}
         }
@@ -170,28 +218,38 @@ impl Worker {
                 return;
             }
         };
+        let count = |kind: &str| metrics::CHECKS.with_label_values(&[kind]).inc();
         let ended = match outcome {
             Ok((findings, probe)) => {
-                metrics::CHECKS.with_label_values(&["ready"]).inc();
+                count("ready");
                 info!(%model, findings = findings.len(), "model is ready");
-                lease.accept(&self.pool, &findings, &probe).await
+                record(shutdown, || lease.accept(&self.pool, &findings, &probe)).await
             }
-            Err(ChildError::Rejected { code, found }) => {
-                metrics::CHECKS.with_label_values(&["rejected"]).inc();
+            Err(CheckError::Outage(outage)) => {
+                count("outage");
+                warn!(%model, %outage, "the model cannot be checked here and now");
+                self.unwell = true;
+                record(shutdown, || lease.postpone(&self.pool, self.options.poll)).await
+            }
+            Err(CheckError::Child(ChildError::Rejected { code, found })) => {
+                count("rejected");
                 info!(%model, code, "model is rejected");
-                lease.reject(&self.pool, &Rejection { code, found }).await
+                let reason = Rejection { code, found };
+                record(shutdown, || lease.reject(&self.pool, &reason)).await
             }
             // A model that fails while it is probed is what it is; a crash or a hang might be the machine's doing.
-            Err(ChildError::Failed { code, detail }) if !failure::is_of_the_machine(&code) => {
-                metrics::CHECKS.with_label_values(&["rejected"]).inc();
-                lease.reject(&self.pool, &Rejection { code, found: detail }).await
+            Err(CheckError::Child(ChildError::Failed { code, detail })) if !failure::is_of_the_machine(&code) => {
+                count("rejected");
+                let reason = Rejection { code, found: detail };
+                record(shutdown, || lease.reject(&self.pool, &reason)).await
             }
-            Err(error) => {
-                metrics::CHECKS.with_label_values(&["failed"]).inc();
+            Err(CheckError::Child(error)) => {
+                count("failed");
                 metrics::child_failed(&error);
                 warn!(%model, %error, "model check failed");
                 let reason = Rejection { code: error.code().into(), found: error.to_string() };
-                lease.give_back(&self.pool, &reason, Duration::from_secs(1), attempts(&error)).await
+                let (delay, most) = (Duration::from_secs(1), attempts(&error));
+                record(shutdown, || lease.give_back(&self.pool, &reason, delay, most)).await
             }
         };
         if let Err(error) = ended {
@@ -222,7 +280,8 @@ impl Worker {
             Ok(Ok(result)) => {
                 self.kept = kept;
                 let seconds = result.seconds;
-                match claimed.lease.commit(&self.pool, &result).instrument(info_span!("commit")).await {
+                let commit = || claimed.lease.commit(&self.pool, &result);
+                match record(shutdown, commit).instrument(info_span!("commit")).await {
                     Ok(committed) => {
                         metrics::committed(&result, &committed);
                         info!(%evaluation, shard, seconds, "shard committed");
@@ -237,12 +296,13 @@ impl Worker {
             Ok(Err(JobError::Failed(failure))) => {
                 warn!(%evaluation, shard, attempt, ?failure, "shard failed");
                 metrics::shard_failed(&failure);
-                claimed.lease.fail(&self.pool, &failure).await
+                self.unwell = matches!(failure, Failure::Outage(_));
+                record(shutdown, || claimed.lease.fail(&self.pool, &failure)).await
             }
             Ok(Err(JobError::Lost)) | Err(Interrupted::Lost) => Err(LeaseError::Lost),
             Ok(Err(JobError::NotForThisPlatform)) | Err(Interrupted::Stopped | Interrupted::ShuttingDown) => {
                 info!(%evaluation, shard, "shard stopped");
-                claimed.lease.release(&self.pool).await
+                record(shutdown, || claimed.lease.release(&self.pool)).await
             }
         };
         match ended {
@@ -301,11 +361,11 @@ fn announce(sandbox: &SandboxState) -> bool {
 }
 
 /// Shows that the worker lives, and takes back leases of workers that do not.
-async fn housekeep(pool: PgPool, worker: Uuid, every: Duration, drain: CancellationToken) {
+async fn housekeep(pool: PgPool, worker: Uuid, lease: Duration, drain: CancellationToken) {
     loop {
         let outcome = async {
             workers::seen(&pool, worker, drain.is_cancelled()).await?;
-            queue::reap(&pool).await
+            queue::reap(&pool, lease).await
         };
         match outcome.await {
             Ok(reaped) if !reaped.is_empty() => {
@@ -315,26 +375,32 @@ async fn housekeep(pool: PgPool, worker: Uuid, every: Duration, drain: Cancellat
             Ok(_) => {}
             Err(error) => warn!(%error, "housekeeping failed"),
         }
-        tokio::time::sleep(every).await;
+        tokio::time::sleep(lease / 6).await;
     }
 }
 
-/// Heartbeats until the work is no longer wanted or the lease is gone.
+/// Heartbeats until the work is no longer wanted or the lease is gone. While the database does not answer the work goes on:
+/// what was leased to somebody else meanwhile cannot be committed, and most often nothing was.
 async fn keep_alive(pool: &PgPool, lease: &Lease, progress: &AtomicU32) -> Interrupted {
-    let mut heard = Instant::now();
     loop {
         tokio::time::sleep(lease.heartbeat_every()).await;
         match lease.heartbeat(pool, progress.load(Ordering::Relaxed)).await {
-            Ok(Order::Continue) => heard = Instant::now(),
+            Ok(Order::Continue) => {}
             Ok(Order::Stop) => return Interrupted::Stopped,
             Err(LeaseError::Lost) => return Interrupted::Lost,
-            Err(error) => {
-                // Past its expiry somebody else may hold the lease: working on would be wasted, though not harmful.
-                warn!(%error, "heartbeat failed");
-                if heard.elapsed() > lease.duration() {
-                    return Interrupted::Lost;
-                }
-            }
+            Err(error) => warn!(%error, "heartbeat failed"),
         }
     }
+}
+
+/// Tells the queue how a piece of work ended, if need be again and again until the database is back.
+async fn record<T, F>(shutdown: &Shutdown, tell: impl Fn() -> F) -> Result<T, LeaseError>
+where
+    F: Future<Output = Result<T, LeaseError>>,
+{
+    let mends = |error: &LeaseError| match error {
+        LeaseError::Lost => false,
+        LeaseError::Database(error) => pool::is_outage(error) && !shutdown.now.is_cancelled(),
+    };
+    patiently("recording how the work ended", mends, tell).await
 }

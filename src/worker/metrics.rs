@@ -33,6 +33,7 @@ metrics! { counter: IntCounter;
 }
 metrics! { gauge: IntGauge;
     BUSY "gauntlet_worker_busy" "Workers of this process that have a shard or a check in hand."
+    RECOVERING "gauntlet_worker_recovering" "Workers of this process that wait until their device and the artifact store work again."
     CHILDREN "gauntlet_children" "Evaluator processes alive."
     BATCH "gauntlet_engine_batch_images" "Rows of every batch of the last shard."
 }
@@ -42,7 +43,7 @@ metrics! { minutes: Histogram;
 }
 metrics! { by_kind: IntCounterVec;
     FAILURES "gauntlet_worker_shard_failures_total" "Attempts at a shard that failed."
-    CHECKS "gauntlet_worker_checks_total" "Model checks by how they ended: ready, rejected or failed."
+    CHECKS "gauntlet_worker_checks_total" "Model checks by how they ended: ready, rejected, failed or put off by an outage."
     CHILD_FAILURES "gauntlet_child_failures_total" "Evaluator processes that failed their worker, by how."
     GRADES "gauntlet_worker_evaluations_graded_total" "Evaluations whose last shard this process committed, by grade."
     FINDINGS "gauntlet_worker_findings_total" "Findings on those evaluations, by code."
@@ -63,15 +64,15 @@ fn by_kind(name: &str, help: &str) -> IntCounterVec {
     prometheus::register_int_counter_vec!(Opts::new(name, help), &["kind"]).expect("each metric is registered once")
 }
 
-const FAILURE_KINDS: [&str; 3] = ["transient", "permanent", "out_of_memory"];
-const CHECK_KINDS: [&str; 3] = ["ready", "rejected", "failed"];
+const FAILURE_KINDS: [&str; 4] = ["outage", "transient", "permanent", "out_of_memory"];
+const CHECK_KINDS: [&str; 4] = ["ready", "rejected", "failed", "outage"];
 const CHILD_KINDS: [&str; 6] = ["spawn", "crashed", "out_of_memory", "no_progress", "protocol", "wall_time"];
 
 /// Makes every series exist, at zero, before anything happens: what is absent cannot alarm.
 pub fn announce() {
     let counters = [&LEASES, &RETRIES, &LOST, &REAPED, &COMMITS, &REFUSED, &CHILD_STARTS];
     counters.into_iter().chain([&VERDICTS, &FORWARDS, &BACKWARDS, &ROWS]).for_each(|c| c.inc_by(0));
-    [&BUSY, &CHILDREN, &BATCH].into_iter().for_each(|g| g.add(0));
+    [&BUSY, &RECOVERING, &CHILDREN, &BATCH].into_iter().for_each(|g| g.add(0));
     for histogram in [&SHARD_SECONDS, &FIRST_RESULT] {
         LazyLock::force(histogram);
     }
@@ -86,9 +87,10 @@ pub fn announce() {
 
 pub fn shard_failed(failure: &Failure) {
     let kind = match failure {
-        Failure::Transient { .. } => FAILURE_KINDS[0],
-        Failure::Permanent { .. } => FAILURE_KINDS[1],
-        Failure::OutOfMemory { .. } => FAILURE_KINDS[2],
+        Failure::Outage(_) => FAILURE_KINDS[0],
+        Failure::Transient { .. } => FAILURE_KINDS[1],
+        Failure::Permanent { .. } => FAILURE_KINDS[2],
+        Failure::OutOfMemory { .. } => FAILURE_KINDS[3],
     };
     FAILURES.with_label_values(&[kind]).inc();
 }

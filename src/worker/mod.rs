@@ -10,6 +10,7 @@ mod frost;
 mod job;
 mod lease_loop;
 pub mod metrics;
+mod patience;
 pub mod validate;
 mod words;
 
