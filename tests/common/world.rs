@@ -27,7 +27,7 @@ pub struct World {
     pub catalogue: Catalogue,
     pub url: String,
     pub data: TempDir,
-    _database: Guard,
+    _database: Option<Guard>,
 }
 
 /// The repository's own small inputs.
@@ -38,12 +38,16 @@ pub fn repository(path: &str) -> PathBuf {
 impl World {
     pub async fn new() -> Self {
         let (url, guard) = fresh_database().await;
+        Self { _database: Some(guard), ..Self::on(url, tempfile::tempdir().unwrap()).await }
+    }
+
+    /// The same on a database and in a folder that the caller takes care of.
+    pub async fn on(url: String, data: TempDir) -> Self {
         let pool = pool::connect(&url, 8).await.unwrap();
         pool::migrate(&pool).await.unwrap();
-        let data = tempfile::tempdir().unwrap();
         let artifacts = Artifacts::local(&data.path().join("artifacts")).unwrap();
         let catalogue = Catalogue::new(artifacts.store());
-        Self { pool, artifacts, catalogue, url, data, _database: guard }
+        Self { pool, artifacts, catalogue, url, data, _database: None }
     }
 
     /// Imports the digits at 32×32 under the name `digits`.
