@@ -7,7 +7,9 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures::Stream;
+use serde::Serialize;
 use serde_json::json;
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -33,6 +35,17 @@ pub fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(evaluation_events))
 }
 
+/// One event of a stream, line by line.
+#[derive(Debug, Serialize, ToSchema)]
+#[allow(dead_code, reason = "it describes what axum writes")]
+struct StreamedEvent {
+    /// For `Last-Event-ID`.
+    id: String,
+    event: String,
+    /// A JSON object.
+    data: String,
+}
+
 /// Follow an evaluation
 ///
 /// Server-sent events, from the first on or after `Last-Event-ID`; the stream ends when the evaluation has ended. Their
@@ -41,7 +54,7 @@ pub fn router() -> OpenApiRouter<AppState> {
 /// `attempt_failed` (`shard`, `attempt`, `code`, `detail`, `final`), `restart` (`generation`, `batch_limit`: earlier results are void).
 #[utoipa::path(get, path = "/evaluations/{id}/events", tag = "evaluations",
     params(("id" = Uuid, Path), ("Last-Event-ID" = Option<i64>, Header, description = "`id` of the last event received")),
-    responses((status = 200, description = "Events", body = String, content_type = "text/event-stream"), BadRequest, NotFound))]
+    responses((status = 200, description = "Events", body = StreamedEvent, content_type = "text/event-stream"), BadRequest, NotFound))]
 async fn evaluation_events(
     State(state): State<AppState>,
     caller: Caller,
@@ -50,7 +63,7 @@ async fn evaluation_events(
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     find(&state.pool, &caller, id).await?;
     let last = match headers.get("last-event-id").map(|v| v.to_str().unwrap_or("?")) {
-        None | Some("") => 0,
+        None => 0,
         Some(text) => text.parse().map_err(|_| {
             Problem::new(Code::BadQuery, "Last-Event-ID is the id of an event of this stream").at("Last-Event-ID")
         })?,

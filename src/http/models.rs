@@ -170,6 +170,7 @@ struct Listing {
     #[param(minimum = 1, maximum = 200)]
     limit: Option<i64>,
     /// `next` of the page before.
+    #[param(pattern = "^[0-9a-f]{48}$")]
     cursor: Option<String>,
 }
 

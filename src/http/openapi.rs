@@ -95,7 +95,7 @@ fn add(operation: &mut Operation, status: &str, text: &str) {
 
 /// This description
 #[utoipa::path(get, path = "/openapi.yaml", tag = "service",
-    responses((status = 200, description = "OpenAPI 3.1", body = String, content_type = "application/yaml")))]
+    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value, content_type = "application/yaml")))]
 pub async fn get_openapi() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/yaml")], super::openapi_yaml())
 }

@@ -52,3 +52,13 @@ fn every_schema_that_is_referred_to_exists() {
         assert!(api.pointer(pointer).is_some(), "{reference}");
     }
 }
+
+/// Two types of one name would silently become one schema.
+#[test]
+fn the_table_of_an_evaluation_is_described_as_what_it_is() {
+    let described = serde_json::to_value(http::openapi()).unwrap();
+    let answer = &described["paths"]["/v1/evaluations/{id}/table"]["get"]["responses"]["200"]["content"];
+    let name = answer["application/json"]["schema"]["$ref"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+    let properties = described["components"]["schemas"][&name]["properties"].as_object().unwrap();
+    assert!(["evaluation", "conditions", "columns", "diagnostics"].iter().all(|key| properties.contains_key(*key)));
+}

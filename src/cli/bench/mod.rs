@@ -3,6 +3,7 @@
 pub mod corruption_rate;
 pub mod corruptions;
 pub mod poll;
+pub mod queue;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub enum BenchCommand {
     Corruptions(CorruptionArguments),
     /// Corrupted images per second of the protocol imagenet-c by number of threads, as an evaluator makes them.
     CorruptionRate(RateArguments),
+    /// The lease queue with a hundred thousand shards and many workers, against single-row commits by pgbench, in a private database.
+    Queue(QueueArguments),
 }
 
 #[derive(Debug, Args)]
@@ -81,6 +84,23 @@ pub struct PollArguments {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+pub struct QueueArguments {
+    /// Evaluations of 100 shards each.
+    #[arg(long, default_value_t = 1000)]
+    evaluations: u32,
+    #[arg(long, default_value_t = 32)]
+    workers: u32,
+    /// Seconds spent on each part.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Postgres' own benchmark.
+    #[arg(long, default_value = "pgbench")]
+    pgbench: PathBuf,
+    #[arg(long)]
+    json: bool,
+}
+
 pub async fn run(command: BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Poll(arguments) => poll(arguments).await,
@@ -91,6 +111,10 @@ pub async fn run(command: BenchCommand) -> anyhow::Result<()> {
         BenchCommand::CorruptionRate(arguments) => {
             let json = arguments.json;
             print(&corruption_rate::run(&arguments.options())?, json)
+        }
+        BenchCommand::Queue(QueueArguments { evaluations, workers, seconds, pgbench, json }) => {
+            let duration = Duration::from_secs(seconds);
+            print(&queue::run(&queue::QueueOptions { evaluations, workers, duration, pgbench }).await?, json)
         }
     }
 }
@@ -126,6 +150,12 @@ pub struct Report {
     pub summary: Map<String, Value>,
 }
 
+/// The smallest value that at least `share` of the ascending values do not exceed.
+fn quantile(ascending: &[f64], share: f64) -> f64 {
+    let rank = (share * ascending.len() as f64).ceil() as usize;
+    ascending[rank.clamp(1, ascending.len()) - 1]
+}
+
 /// One measured quantity.
 #[derive(Debug, Serialize)]
 pub struct Cell {
@@ -146,5 +176,17 @@ impl Cell {
     /// The same of a time, with how many times faster it is than the rival's as ratio.
     pub fn speedup(id: impl Into<String>, value: f64, unit: &'static str, rival: f64) -> Self {
         Self { ratio: rival / value, ..Self::new(id, value, unit, rival) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_values_that_occurred() {
+        let values: Vec<f64> = (1..=200).map(f64::from).collect();
+        assert_eq!([0.5, 0.99, 1.0].map(|share| quantile(&values, share)), [100.0, 198.0, 200.0]);
+        assert_eq!(quantile(&[7.0], 0.5), 7.0);
     }
 }

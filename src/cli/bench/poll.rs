@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use super::{Cell, Report};
+use super::{Cell, Report, quantile};
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -76,22 +76,4 @@ async fn load(client: &Client, url: &str, per_second: f64, duration: Duration) -
     ensure!(!latencies.is_empty(), "the run was too short to count a request");
     latencies.sort_by(f64::total_cmp);
     Ok(latencies)
-}
-
-/// The smallest value that at least `share` of the ascending values do not exceed.
-fn quantile(ascending: &[f64], share: f64) -> f64 {
-    let rank = (share * ascending.len() as f64).ceil() as usize;
-    ascending[rank.clamp(1, ascending.len()) - 1]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantiles_are_values_that_occurred() {
-        let values: Vec<f64> = (1..=200).map(f64::from).collect();
-        assert_eq!([0.5, 0.99, 1.0].map(|share| quantile(&values, share)), [100.0, 198.0, 200.0]);
-        assert_eq!(quantile(&[7.0], 0.5), 7.0);
-    }
 }

@@ -5,6 +5,7 @@ use std::hash::Hash;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
 
 use super::{Corruption, CorruptionCondition, Mode, Pictures, Published, Scene, Severity, Table};
 use crate::protocol::{Condition, ConditionKind, ProtocolError};
@@ -22,13 +23,21 @@ pub struct CorruptionBlock {
     pub severity: OneOrMany<Severity>,
     /// `"auto"`, or the side of the images that the wanted table was published for: 224, 299, 64 or 32.
     #[serde(default)]
-    #[schema(value_type = String)]
+    #[schema(schema_with = auto_or_side)]
     pub table: TableChoice,
     /// `"auto"`: `published` where the dataset is a published corrupted set, else `in-memory`. On such a set `saved` means
     /// `published` too: those are the saved files.
     #[serde(default)]
     #[schema(value_type = String)]
     pub mode: ModeChoice,
+}
+
+fn auto_or_side() -> Schema {
+    let sides = Table::ALL.map(|table| table.side() as u64);
+    let auto = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["auto"]));
+    let side = ObjectBuilder::new().schema_type(Type::Integer).enum_values(Some(sides));
+    let text = "`\"auto\"`, or the side of the images that the wanted table was published for";
+    OneOfBuilder::new().item(auto).item(side).description(Some(text)).into()
 }
 
 /// A list that may be written as its only value.

@@ -179,6 +179,7 @@ impl From<Severity> for u8 {
 
 /// A published table of severity parameters, named after the image side it is meant for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = SeverityTable)]
 pub enum Table {
     #[serde(rename = "224")]
     Px224,
