@@ -16,6 +16,7 @@ use crate::config::Settings;
 use crate::http::{self, AppState};
 use crate::postgres::{Cluster, Options};
 use crate::store::{Artifacts, keys, pool};
+use crate::webhook::Manner;
 use crate::worker::{Shutdown, Worker};
 
 /// Everything in one process group: the database (embedded unless one is configured), the API, and workers.
@@ -87,6 +88,10 @@ impl Running {
             open: settings.listen.ip().is_loopback(),
             rate_per_minute: settings.rate_per_minute,
             quotas: settings.quotas,
+            webhooks: Manner {
+                private: settings.webhook_private_addresses,
+                timeout: Duration::from_secs(settings.webhook_timeout_seconds.clamp(1, 60)),
+            },
             pictures: context::frost_pictures(settings, &artifacts).await?,
             ..http::Settings::default()
         };

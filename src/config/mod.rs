@@ -80,6 +80,10 @@ pub struct Settings {
     /// What one owner may use.
     #[schema(inline)]
     pub quotas: Quotas,
+    /// Whether webhooks may lead to private, loopback and link-local addresses, and go without encryption.
+    pub webhook_private_addresses: bool,
+    /// How long the receiver of a webhook may take to answer.
+    pub webhook_timeout_seconds: u64,
     /// Database connections of the server.
     pub database_connections: u32,
     /// `human` or `json`; `GAUNTLET_LOG_LEVEL=debug` for more.
@@ -132,6 +136,8 @@ impl Default for Settings {
             max_witness_bytes: 2 << 30,
             rate_per_minute: 600,
             quotas: Quotas::default(),
+            webhook_private_addresses: false,
+            webhook_timeout_seconds: 15,
             database_connections: 16,
             log: LogFormat::Human,
             otlp_endpoint: None,

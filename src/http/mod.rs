@@ -28,6 +28,7 @@ mod table;
 mod upload;
 mod views;
 mod watch;
+pub mod webhooks;
 
 use std::time::Duration;
 
@@ -48,6 +49,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::store::Artifacts;
+use crate::webhook::Deliverer;
 
 pub use metrics::metrics_router;
 pub use problem::{Code, Problem};
@@ -63,6 +65,7 @@ fn quick() -> OpenApiRouter<AppState> {
         .merge(evaluation::router())
         .merge(table::router())
         .merge(leaderboard::router())
+        .merge(webhooks::router())
 }
 
 /// Routes that last as long as their bytes, or their waiting, do.
@@ -131,14 +134,19 @@ pub async fn serve(listener: TcpListener, mut state: AppState, shutdown: Cancell
     state.shutdown = shutdown.clone();
     let drain: Duration = state.settings.drain_timeout;
     tokio::spawn(sweep(state.artifacts.clone(), shutdown.clone()));
+    let deliverer = Deliverer::new(state.pool.clone(), state.settings.webhooks).map_err(std::io::Error::other)?;
+    let deliveries = tokio::spawn(deliverer.run(shutdown.clone()));
     let server = axum::serve(listener, router(state)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    tokio::select! {
+    let served = tokio::select! {
         ended = server => ended,
         () = async { shutdown.cancelled().await; tokio::time::sleep(drain).await } => {
             tracing::warn!("requests were still in flight {drain:?} after shutdown began");
             Ok(())
         }
-    }
+    };
+    // Attempts that were under way end by their own time limit.
+    deliveries.await.ok();
+    served
 }
 
 /// An upload that has not grown for this long was interrupted with its server.

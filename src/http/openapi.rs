@@ -27,6 +27,7 @@ use super::problem::{Problem, described};
         (name = "evaluations", description = "The jobs: model × dataset slice × protocol × seeds"),
         (name = "results", description = "Tables, rankings, comparisons"),
         (name = "evidence", description = "Verdicts and witnesses"),
+        (name = "webhooks", description = "Being told by HTTP what happens to evaluations"),
         (name = "service", description = "Health and description of the service"),
     )
 )]

@@ -58,6 +58,8 @@ codes! {
     DatasetNotFound "dataset_not_found" NOT_FOUND "No such dataset";
     ProtocolNotFound "protocol_not_found" NOT_FOUND "No such protocol";
     EvaluationNotFound "evaluation_not_found" NOT_FOUND "No such evaluation";
+    WebhookNotFound "webhook_not_found" NOT_FOUND "No such webhook";
+    DeliveryNotFound "delivery_not_found" NOT_FOUND "No such delivery";
     NoSuchCode "no_such_code" NOT_FOUND "No error has this code";
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "The path does not take this method";
     NotAcceptable "not_acceptable" NOT_ACCEPTABLE "None of the accepted formats can be produced";
@@ -65,6 +67,7 @@ codes! {
     ModelRejected "model_rejected" CONFLICT "The model cannot be evaluated";
     ProtocolTaken "protocol_taken" CONFLICT "Another protocol has this name and version";
     InProgress "in_progress" CONFLICT "The same request is being carried out";
+    WebhookDisabled "webhook_disabled" CONFLICT "The webhook is disabled";
     AlreadyEnded "already_ended" CONFLICT "The evaluation has already ended";
     TooLarge "too_large" PAYLOAD_TOO_LARGE "The body is larger than the limit";
     UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body has the wrong content type";
@@ -74,6 +77,7 @@ codes! {
     InvalidProtocol "invalid_protocol" UNPROCESSABLE_ENTITY "The protocol document is invalid";
     UnknownDataset "unknown_dataset" UNPROCESSABLE_ENTITY "The named dataset does not exist";
     UnknownModel "unknown_model" UNPROCESSABLE_ENTITY "The named model does not exist";
+    UnknownEvaluation "unknown_evaluation" UNPROCESSABLE_ENTITY "The named evaluation does not exist";
     UnknownProtocol "unknown_protocol" UNPROCESSABLE_ENTITY "The named protocol does not exist";
     ShapeMismatch "shape_mismatch" UNPROCESSABLE_ENTITY "Model and dataset disagree about the image shape";
     ClassMismatch "class_mismatch" UNPROCESSABLE_ENTITY "The dataset has classes that the model does not know";

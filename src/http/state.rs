@@ -13,6 +13,7 @@ use super::watch::Watcher;
 use crate::dataset::Catalogue;
 use crate::protocol::Pictures;
 use crate::store::{Artifacts, Quotas};
+use crate::webhook::Manner;
 
 /// Limits of the API.
 #[derive(Debug, Clone)]
@@ -26,6 +27,7 @@ pub struct Settings {
     /// Requests a minute of one owner; 0: no limit.
     pub rate_per_minute: u32,
     pub quotas: Quotas,
+    pub webhooks: Manner,
     /// The frost pictures that new evaluations draw from; the artifact store has them.
     pub pictures: Pictures,
     /// How long a request may take that neither uploads, downloads nor waits.
@@ -44,6 +46,7 @@ impl Default for Settings {
             open: false,
             rate_per_minute: 600,
             quotas: Quotas::default(),
+            webhooks: Manner::default(),
             pictures: Pictures::Procedural,
             request_timeout: Duration::from_secs(30),
             queue_age: Duration::from_secs(1),

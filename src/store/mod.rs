@@ -17,6 +17,7 @@ pub mod protocols;
 pub mod quota;
 pub mod report;
 pub mod shards;
+pub mod webhooks;
 pub mod witnesses;
 pub mod workers;
 

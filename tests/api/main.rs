@@ -13,3 +13,4 @@ mod problems;
 mod protocols;
 mod results;
 mod service;
+mod webhooks;
