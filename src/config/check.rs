@@ -201,6 +201,9 @@ fn limits(settings: &Settings, report: &mut Report) {
             "less than max_model_bytes: the largest models would be refused only after their upload",
         );
     }
+    if !(1..=720).contains(&settings.upload_hours) {
+        report.wrong("upload_hours", "must be 1 to 720: uploads are gone on with within hours");
+    }
     if settings.max_witness_bytes == 0 {
         report.wrong(
             "max_witness_bytes",
@@ -305,7 +308,7 @@ mod tests {
 
     #[test]
     fn planted_mistakes_are_named_with_their_source_and_what_to_do() {
-        let plants: [(&str, &str, &str); 27] = [
+        let plants: [(&str, &str, &str); 28] = [
             ("lissen = '127.0.0.1:1'", "lissen", "did you mean listen?"),
             ("quotas.model_byte = 5", "quotas.model_byte", "did you mean quotas.model_bytes?"),
             ("workers = 'two'", "workers", "expected u32"),
@@ -326,6 +329,7 @@ mod tests {
             ("evaluator_memory_bytes = 1000000000000000", "evaluator_memory_bytes", "more than this machine has"),
             ("database_connections = 1", "database_connections", "at least 4"),
             ("max_model_bytes = 0", "max_model_bytes", "20 GiB"),
+            ("upload_hours = 0", "upload_hours", "1 to 720"),
             ("max_witness_bytes = 0", "max_witness_bytes", "leave it unset"),
             ("postgres_bin = '/nowhere'", "postgres_bin", "has no postgres"),
             ("evaluator = '/etc/passwd'", "evaluator", "built with the evaluator"),

@@ -49,7 +49,7 @@ pub fn complete(api: &mut utoipa::openapi::OpenApi) {
             add(operation, "409", "The same request is being carried out");
             add(operation, "422", "The Idempotency-Key belongs to another request");
         }
-        let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete];
+        let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
         for operation in operations.into_iter().flatten() {
             if path.starts_with("/v1/") {
                 operation.security =

@@ -1,5 +1,7 @@
 //! Giving up an attempt.
 
+use std::fmt;
+
 use serde_json::json;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
@@ -18,6 +20,15 @@ pub enum Failure {
     Permanent { code: String, detail: String },
     /// The device's or host's memory did not hold the batch: the evaluation restarts under a smaller profile.
     OutOfMemory { batch: u32, detail: String },
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Transient { code, detail } | Self::Permanent { code, detail } => write!(f, "{code}: {detail}"),
+            Self::OutOfMemory { batch, detail } => write!(f, "out_of_memory at batch {batch}: {detail}"),
+        }
+    }
 }
 
 impl Lease {

@@ -24,6 +24,10 @@ async fn key(bench: &Bench, owner: &str, scopes: &[Scope]) -> String {
 async fn ask(bench: &Bench, key: &str, method: &Method, path: &str, body: Option<&Value>) -> Response {
     let request = bench.client.request(method.clone(), bench.at(path)).bearer_auth(key);
     match body {
+        // A piece of an upload, which is no JSON.
+        None if method == Method::PATCH => {
+            request.header("upload-offset", 0).header("content-type", "application/offset+octet-stream").body("12345")
+        }
         Some(body) => request.json(body),
         None => request,
     }
@@ -50,16 +54,17 @@ struct Alices {
     model: Uuid,
     evaluation: Uuid,
     webhook: Uuid,
+    upload: Uuid,
 }
 
 impl Alices {
     /// What is nobody's.
     fn nobodys() -> Self {
-        Self { model: Uuid::new_v4(), evaluation: Uuid::new_v4(), webhook: Uuid::new_v4() }
+        Self { model: Uuid::new_v4(), evaluation: Uuid::new_v4(), webhook: Uuid::new_v4(), upload: Uuid::new_v4() }
     }
 
-    fn ids(&self) -> [Uuid; 3] {
-        [self.model, self.evaluation, self.webhook]
+    fn ids(&self) -> [Uuid; 4] {
+        [self.model, self.evaluation, self.webhook, self.upload]
     }
 }
 
@@ -68,7 +73,9 @@ async fn alices(bench: &Bench, key: &str) -> Alices {
     let evaluation = id(&submit(bench, key, model).await.json().await.unwrap());
     let hook = json!({"url": "https://example.com/"});
     let webhook = id(&ask(bench, key, &Method::POST, "/v1/webhooks", Some(&hook)).await.json().await.unwrap());
-    Alices { model, evaluation, webhook }
+    let file = json!({"bytes": 5});
+    let upload = id(&ask(bench, key, &Method::POST, "/v1/uploads", Some(&file)).await.json().await.unwrap());
+    Alices { model, evaluation, webhook, upload }
 }
 
 /// Every operation under /v1: method and path template.
@@ -84,10 +91,11 @@ fn operations() -> Vec<(Method, String)> {
 }
 
 fn fill(template: &str, ids: &Alices) -> String {
-    let Alices { model, evaluation, webhook } = ids;
+    let Alices { model, evaluation, webhook, upload } = ids;
     let id = match template.split('/').nth(2) {
         Some("models") => model,
         Some("webhooks") => webhook,
+        Some("uploads") => upload,
         _ => evaluation,
     };
     let path = template.replace("{id}", &id.to_string()).replace("{name}", "tiny");
@@ -103,6 +111,7 @@ fn fill(template: &str, ids: &Alices) -> String {
 fn body(method: &Method, template: &str, ids: &Alices) -> Option<Value> {
     match (method.as_str(), template) {
         ("POST", "/v1/evaluations") => Some(evaluation_request(ids.model, json!({}))),
+        ("POST", "/v1/uploads") => Some(json!({"bytes": 5, "sha256": "0".repeat(64)})),
         ("POST", "/v1/webhooks") => Some(json!({"url": "https://example.com/", "evaluation": ids.evaluation})),
         ("POST", "/v1/protocols") => Some(json!({"name": "mine", "clean": {}})),
         _ => None,
@@ -142,8 +151,8 @@ async fn every_route_asks_for_a_key_and_tells_a_stranger_nothing() {
         let nobodys = fill(&template, &nothing);
         let nobodys = ask(&bench, &bob, &method, &nobodys, body(&method, &template, &nothing).as_ref()).await;
         let (hers, nobodys) = (shown(hers, &theirs.ids()).await, shown(nobodys, &nothing.ids()).await);
-        if (&method, template.as_str()) == (&Method::POST, "/v1/protocols") {
-            // The same document twice is answered 201 and 200: both are Bob's own.
+        if method == Method::POST && ["/v1/protocols", "/v1/uploads"].contains(&template.as_str()) {
+            // The same twice is answered 201 and 200: both are Bob's own.
             assert_eq!((hers.0, nobodys.0), (201, 200));
             continue;
         }
@@ -151,7 +160,8 @@ async fn every_route_asks_for_a_key_and_tells_a_stranger_nothing() {
         assert!(!template.contains("{id}") || hers.0 == 404, "{method} {path}: {hers:?}");
     }
     // Nothing of that touched what is Alice's.
-    let Alices { model, evaluation, webhook } = theirs;
+    let Alices { model, evaluation, webhook, upload } = theirs;
+    assert_eq!(get(&bench, &alice, &format!("/v1/uploads/{upload}")).await.status(), 200);
     assert_eq!(get(&bench, &alice, &format!("/v1/webhooks/{webhook}")).await.status(), 200);
     let after: Value = get(&bench, &alice, &format!("/v1/evaluations/{evaluation}")).await.json().await.unwrap();
     assert_eq!((&after["state"], &after["shared"]), (&json!("queued"), &json!(false)));
