@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`cli`] | the commands |
 //! | [`http`] | the REST API |
+//! | [`webhook`] | tells owners by HTTP what was committed |
 //! | [`worker`] | supervisor, lease loop, child protocol |
 //! | [`queue`] | claim, heartbeat, commit, reap |
 //! | [`store`] | SQL queries and artifacts |
@@ -29,5 +30,6 @@ pub mod queue;
 pub mod robustness;
 pub mod store;
 pub mod telemetry;
+pub mod webhook;
 pub mod wire;
 pub mod worker;

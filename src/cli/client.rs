@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use super::pieces;
 use crate::http::Problem;
 use crate::http::evaluation::{EvaluationSummary, EvaluationView};
 use crate::http::evaluations::EvaluationRequest;
@@ -78,7 +79,7 @@ impl Client {
         Ok(Self { http, base: base.trim_end_matches('/').to_owned() })
     }
 
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(super) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}/v1{path}", self.base))
     }
 
@@ -108,10 +109,13 @@ impl Client {
         self.json(self.request(Method::POST, path).json(body)).await
     }
 
-    /// Uploads a model file; it is streamed, and an equal model that is there already is returned instead.
+    /// Uploads a model file; it is streamed, or sent in pieces if it is large, and an equal model that is there already is returned instead.
     pub async fn upload(&self, file: &Path, name: &str, spec: &ModelSpec) -> anyhow::Result<ModelView> {
         let opened = tokio::fs::File::open(file).await.with_context(|| file.display().to_string())?;
         let length = opened.metadata().await?.len();
+        if length >= pieces::LARGE {
+            return pieces::upload(self, file, name, spec).await;
+        }
         let form = Form::new()
             .text("name", name.to_owned())
             .text("spec", serde_json::to_string(spec)?)

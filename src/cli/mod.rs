@@ -8,10 +8,12 @@ mod corrupt;
 mod dataset;
 mod demo;
 mod follow;
+mod gc;
 mod hash;
 mod health;
 mod images;
 mod key;
+mod pieces;
 mod run;
 mod show;
 mod submit;
@@ -62,6 +64,11 @@ enum Command {
     /// Make, list, replace and revoke access keys.
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Remove what has expired and files that nothing names; safe beside running servers and workers.
+    Gc(gc::GcArguments),
+    /// Show and set how long owners' models, witnesses and logs are kept.
+    #[command(subcommand)]
+    Retention(gc::RetentionCommand),
     /// Submit a model to a server and evaluate it.
     Submit(Box<submit::SubmitArguments>),
     /// Show one evaluation, or the newest ones.
@@ -125,8 +132,9 @@ fn run(Cli { global, command }: Cli) -> anyhow::Result<()> {
 
 async fn run_async(global: Global, command: Command) -> anyhow::Result<()> {
     let settings = global.settings()?;
-    if !matches!(command, Command::Up | Command::Serve | Command::Worker | Command::Demo(_)) {
-        // `gauntlet status | head` should end as other tools do. Servers want the error instead.
+    if !matches!(command, Command::Up | Command::Serve | Command::Worker | Command::Demo(_) | Command::Submit(_)) {
+        // `gauntlet status | head` should end as other tools do. Servers want the error instead, and so does an upload whose
+        // connection breaks off.
         // SAFETY: no handler is involved.
         unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
     }
@@ -138,6 +146,8 @@ async fn run_async(global: Global, command: Command) -> anyhow::Result<()> {
         Command::Migrate => up::migrate(&settings).await,
         Command::Dataset(command) => dataset::run(command, context::artifacts(&settings)?.store()).await,
         Command::Key(command) => key::run(command, &settings).await,
+        Command::Gc(arguments) => gc::gc(arguments, &settings).await,
+        Command::Retention(command) => gc::retention(command, &settings).await,
         Command::Submit(arguments) => submit::submit(*arguments).await,
         Command::Status(arguments) => submit::status(arguments).await,
         Command::Table(arguments) => submit::table(arguments).await,

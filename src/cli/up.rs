@@ -16,6 +16,7 @@ use crate::config::Settings;
 use crate::http::{self, AppState};
 use crate::postgres::{Cluster, Options};
 use crate::store::{Artifacts, keys, pool};
+use crate::webhook::Manner;
 use crate::worker::{Shutdown, Worker};
 
 /// Everything in one process group: the database (embedded unless one is configured), the API, and workers.
@@ -83,10 +84,16 @@ impl Running {
         let (stop, shutdown) = (CancellationToken::new(), Shutdown::default());
         let limits = http::Settings {
             max_model_bytes: settings.max_model_bytes,
+            upload_hours: settings.upload_hours,
             max_witness_bytes: settings.max_witness_bytes,
             open: settings.listen.ip().is_loopback(),
             rate_per_minute: settings.rate_per_minute,
             quotas: settings.quotas,
+            retention: settings.retention,
+            webhooks: Manner {
+                private: settings.webhook_private_addresses,
+                timeout: Duration::from_secs(settings.webhook_timeout_seconds.clamp(1, 60)),
+            },
             pictures: context::frost_pictures(settings, &artifacts).await?,
             ..http::Settings::default()
         };

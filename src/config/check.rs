@@ -98,6 +98,12 @@ fn addresses(settings: &Settings, report: &mut Report) {
     if !settings.listen.ip().is_loopback() {
         report.advise("listen", "others can reach the API: it starts only once `gauntlet key create` has made a key");
     }
+    if settings.webhook_private_addresses && !settings.listen.ip().is_loopback() {
+        report.advise(
+            "webhook_private_addresses",
+            "whoever has a key can have this server send requests into its private network",
+        );
+    }
     if let Some(url) = settings.otlp_endpoint.as_deref().filter(|url| !url.is_empty())
         && !reqwest::Url::parse(url).is_ok_and(|url| ["http", "https"].contains(&url.scheme()))
     {
@@ -132,6 +138,9 @@ fn times(settings: &Settings, report: &mut Report) {
             .wrong("wall_seconds", "must be more than no_progress_seconds: shards aim at a minute, 14400 leaves room");
     } else if settings.wall_seconds < 600 {
         report.advise("wall_seconds", "a shard that is slower than planned is given up early: 14400 leaves room");
+    }
+    if !(1..=60).contains(&settings.webhook_timeout_seconds) {
+        report.wrong("webhook_timeout_seconds", "must be 1 to 60: a receiver that works longer should answer first");
     }
     if settings.poll_milliseconds == 0 {
         report.wrong("poll_milliseconds", "idle workers would ask the database without a pause: give at least 50");
@@ -191,6 +200,9 @@ fn limits(settings: &Settings, report: &mut Report) {
             "quotas.model_bytes",
             "less than max_model_bytes: the largest models would be refused only after their upload",
         );
+    }
+    if !(1..=720).contains(&settings.upload_hours) {
+        report.wrong("upload_hours", "must be 1 to 720: uploads are gone on with within hours");
     }
     if settings.max_witness_bytes == 0 {
         report.wrong(
@@ -296,7 +308,7 @@ mod tests {
 
     #[test]
     fn planted_mistakes_are_named_with_their_source_and_what_to_do() {
-        let plants: [(&str, &str, &str); 26] = [
+        let plants: [(&str, &str, &str); 28] = [
             ("lissen = '127.0.0.1:1'", "lissen", "did you mean listen?"),
             ("quotas.model_byte = 5", "quotas.model_byte", "did you mean quotas.model_bytes?"),
             ("workers = 'two'", "workers", "expected u32"),
@@ -310,12 +322,14 @@ mod tests {
             ("lease_seconds = 1", "lease_seconds", "at least 3"),
             ("no_progress_seconds = 0", "no_progress_seconds", "at least 10"),
             ("wall_seconds = 600", "wall_seconds", "14400"),
+            ("webhook_timeout_seconds = 0", "webhook_timeout_seconds", "1 to 60"),
             ("poll_milliseconds = 0", "poll_milliseconds", "at least 50"),
             ("threads = 0", "threads", "at least 1"),
             ("evaluator_memory_bytes = 1000000", "evaluator_memory_bytes", "1073741824"),
             ("evaluator_memory_bytes = 1000000000000000", "evaluator_memory_bytes", "more than this machine has"),
             ("database_connections = 1", "database_connections", "at least 4"),
             ("max_model_bytes = 0", "max_model_bytes", "20 GiB"),
+            ("upload_hours = 0", "upload_hours", "1 to 720"),
             ("max_witness_bytes = 0", "max_witness_bytes", "leave it unset"),
             ("postgres_bin = '/nowhere'", "postgres_bin", "has no postgres"),
             ("evaluator = '/etc/passwd'", "evaluator", "built with the evaluator"),

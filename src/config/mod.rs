@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use crate::protocol::Device;
 use crate::store::Quotas;
+use crate::store::retention::Retention;
 
 pub use check::{Problem, check};
 pub use source::Sources;
@@ -73,6 +74,8 @@ pub struct Settings {
     pub poll_milliseconds: u64,
     /// Largest model accepted.
     pub max_model_bytes: u64,
+    /// Hours after which an upload in pieces that does not grow is deleted.
+    pub upload_hours: u32,
     /// Largest estimate of stored witnesses accepted for one evaluation.
     pub max_witness_bytes: u64,
     /// Requests a minute of one owner; 0: no limit.
@@ -80,6 +83,13 @@ pub struct Settings {
     /// What one owner may use.
     #[schema(inline)]
     pub quotas: Quotas,
+    /// How long things are kept; owners may have rules of their own (`gauntlet retention`).
+    #[schema(inline)]
+    pub retention: Retention,
+    /// Whether webhooks may lead to private, loopback and link-local addresses, and go without encryption.
+    pub webhook_private_addresses: bool,
+    /// How long the receiver of a webhook may take to answer.
+    pub webhook_timeout_seconds: u64,
     /// Database connections of the server.
     pub database_connections: u32,
     /// `human` or `json`; `GAUNTLET_LOG_LEVEL=debug` for more.
@@ -129,9 +139,13 @@ impl Default for Settings {
             evaluator_memory_bytes: None,
             poll_milliseconds: 1000,
             max_model_bytes: 20 << 30,
+            upload_hours: 24,
             max_witness_bytes: 2 << 30,
             rate_per_minute: 600,
             quotas: Quotas::default(),
+            retention: Retention::default(),
+            webhook_private_addresses: false,
+            webhook_timeout_seconds: 15,
             database_connections: 16,
             log: LogFormat::Human,
             otlp_endpoint: None,

@@ -21,6 +21,7 @@ use super::state::AppState;
 use crate::protocol::NumericProfile;
 use crate::queue::{self, Cancellation, Waiting};
 use crate::store::Outcome;
+use crate::store::deletion::{self, Deletion};
 use crate::store::evaluations::{self, Evaluation, State as EvaluationState, WitnessPolicy};
 use crate::store::shards;
 
@@ -175,7 +176,10 @@ fn mark(response: &mut Response, view: &EvaluationView) {
 
 /// Operations that must answer quickly.
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(cancel_evaluation)).routes(routes!(share_evaluation, unshare_evaluation))
+    OpenApiRouter::new()
+        .routes(routes!(delete_evaluation))
+        .routes(routes!(cancel_evaluation))
+        .routes(routes!(share_evaluation, unshare_evaluation))
 }
 
 /// The operation that may wait.
@@ -207,7 +211,7 @@ fn wait_time(text: Option<&str>) -> Result<Duration, Problem> {
     }
 }
 
-fn not_found(id: Uuid) -> Problem {
+pub fn not_found(id: Uuid) -> Problem {
     Problem::new(Code::EvaluationNotFound, format!("there is no evaluation {id}"))
 }
 
@@ -295,6 +299,27 @@ async fn cancel_evaluation(
             let current = view(&state.pool, find(&state.pool, &caller, id).await?).await?;
             Ok((StatusCode::ACCEPTED, answer(&current)).into_response())
         }
+    }
+}
+
+/// Delete an evaluation
+///
+/// With its table, verdicts, witnesses, logs and events; nothing of it is left, also for those it was shared with. Refused until it has
+/// ended. It goes on to count in the day's quota.
+#[utoipa::path(delete, path = "/evaluations/{id}", tag = "evaluations", params(("id" = Uuid, Path)),
+    responses((status = 204, description = "Deleted"), BadRequest, NotFound, Conflict))]
+async fn delete_evaluation(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+) -> Result<StatusCode, Problem> {
+    match deletion::evaluation(&state.pool, &state.artifacts, caller.sees(), id).await? {
+        Deletion::NotFound => Err(not_found(id)),
+        Deletion::Unfinished(now) => {
+            let detail = format!("it is {}: cancel it first, or wait for its end", now.name());
+            Err(Problem::new(Code::EvaluationUnfinished, detail))
+        }
+        Deletion::Done => Ok(StatusCode::NO_CONTENT),
     }
 }
 

@@ -51,7 +51,7 @@ struct StreamedEvent {
 /// Server-sent events, from the first on or after `Last-Event-ID`; the stream ends when the evaluation has ended. Their
 /// data are JSON with `at`, and by event:
 /// `state` (`state`, `outcome`), `progress` (`shards`), `results` (`conditions`: what one more shard found),
-/// `attempt_failed` (`shard`, `attempt`, `code`, `detail`, `final`), `restart` (`generation`, `batch_limit`: earlier results are void).
+/// `log` (`shard`, `attempt`, `ending`, `lines`: the end of an attempt's log; for the owner alone), `attempt_failed` (`shard`, `attempt`, `code`, `detail`, `final`), `restart` (`generation`, `batch_limit`: earlier results are void).
 #[utoipa::path(get, path = "/evaluations/{id}/events", tag = "evaluations",
     params(("id" = Uuid, Path), ("Last-Event-ID" = Option<i64>, Header, description = "`id` of the last event received")),
     responses((status = 200, description = "Events", body = StreamedEvent, content_type = "text/event-stream"), BadRequest, NotFound))]
@@ -61,7 +61,8 @@ async fn evaluation_events(
     Path(id): Path<Uuid>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
-    find(&state.pool, &caller, id).await?;
+    let evaluation = find(&state.pool, &caller, id).await?;
+    let logs = caller.sees().is_none_or(|owner| evaluation.owner == owner);
     let last = match headers.get("last-event-id").map(|v| v.to_str().unwrap_or("?")) {
         None => 0,
         Some(text) => text.parse().map_err(|_| {
@@ -75,7 +76,7 @@ async fn evaluation_events(
         })?),
         false => None,
     };
-    Ok(Sse::new(stream(state, caller, place, id, last)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+    Ok(Sse::new(stream(state, caller, place, id, last, logs)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
 fn stream(
@@ -84,6 +85,7 @@ fn stream(
     place: Option<Place>,
     id: Uuid,
     mut last: i64,
+    logs: bool,
 ) -> impl Stream<Item = Result<Event, Infallible>> {
     async_stream::stream! {
         let _place = place;
@@ -95,7 +97,7 @@ fn stream(
             // happened before it is then surely among them.
             let known = caller.still_known(&state.pool).await;
             let ended = evaluations::ended(&state.pool, caller.sees(), id).await;
-            let batch = events::after(&state.pool, id, last).await;
+            let batch = events::after(&state.pool, id, last, logs).await;
             let (Ok(true), Ok(Some(ended)), Ok(batch)) = (known, ended, batch) else {
                 // The client comes back with its last id, and hears the reason.
                 return;

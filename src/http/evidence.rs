@@ -19,10 +19,10 @@ use super::evaluation::find;
 use super::extract::Path;
 use super::problem::*;
 use super::state::AppState;
-use crate::store::Artifacts;
 use crate::store::evidence::{self, ParquetVerdicts, VerdictRow};
 use crate::store::shards::{self, DoneShard};
 use crate::store::witnesses::MergedWitnesses;
+use crate::store::{Artifacts, evaluations};
 
 pub const PARQUET: &str = "application/vnd.apache.parquet";
 pub const CSV: &str = "text/csv";
@@ -167,9 +167,13 @@ impl Write for ChannelWriter {
 /// indices in the dataset.
 #[utoipa::path(get, path = "/evaluations/{id}/witnesses", tag = "evidence", params(("id" = Uuid, Path)),
     responses((status = 200, description = "Witnesses", body = [u8], content_type = "application/vnd.safetensors"),
-        BadRequest, NotFound))]
+        BadRequest, NotFound, Expired))]
 async fn witnesses(State(state): State<AppState>, caller: Caller, Path(id): Path<Uuid>) -> Result<Response, Problem> {
     find(&state.pool, &caller, id).await?;
+    if let Some(when) = evaluations::witnesses_expired(&state.pool, id).await? {
+        let detail = format!("they were deleted on {}; `gauntlet verify` makes them anew", when.format("%Y-%m-%d"));
+        return Err(Problem::new(Code::WitnessesExpired, detail));
+    }
     let shards = shards::done(&state.pool, id).await?;
     let file = MergedWitnesses::open(&state.artifacts, &shards).await?;
     let bytes = file.bytes();

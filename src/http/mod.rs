@@ -22,12 +22,15 @@ pub mod problem;
 pub mod progress;
 pub mod protocols;
 mod rate;
+pub mod shards;
 mod state;
 mod streams;
 mod table;
 mod upload;
+pub mod uploads;
 mod views;
 mod watch;
+pub mod webhooks;
 
 use std::time::Duration;
 
@@ -47,7 +50,9 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::store::Artifacts;
+use crate::store::StoreError;
+use crate::store::gc::{self, Rules};
+use crate::webhook::Deliverer;
 
 pub use metrics::metrics_router;
 pub use problem::{Code, Problem};
@@ -63,13 +68,17 @@ fn quick() -> OpenApiRouter<AppState> {
         .merge(evaluation::router())
         .merge(table::router())
         .merge(leaderboard::router())
+        .merge(webhooks::router())
+        .merge(uploads::router())
+        .merge(shards::router())
 }
 
 /// Routes that last as long as their bytes, or their waiting, do.
 fn slow() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         // The form bounds its parts itself; a model may be larger than any other body.
-        .merge(models::uploads().layer(DefaultBodyLimit::disable()))
+        .merge(models::submission().layer(DefaultBodyLimit::disable()))
+        .merge(uploads::pieces().layer(DefaultBodyLimit::disable()))
         .merge(evaluation::waiting_router())
         .merge(events::router())
         .merge(evidence::router())
@@ -130,27 +139,42 @@ pub fn router(state: AppState) -> Router {
 pub async fn serve(listener: TcpListener, mut state: AppState, shutdown: CancellationToken) -> std::io::Result<()> {
     state.shutdown = shutdown.clone();
     let drain: Duration = state.settings.drain_timeout;
-    tokio::spawn(sweep(state.artifacts.clone(), shutdown.clone()));
+    tokio::spawn(sweep(state.clone(), shutdown.clone()));
+    let deliverer = Deliverer::new(state.pool.clone(), state.settings.webhooks).map_err(std::io::Error::other)?;
+    let deliveries = tokio::spawn(deliverer.run(shutdown.clone()));
     let server = axum::serve(listener, router(state)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    tokio::select! {
+    let served = tokio::select! {
         ended = server => ended,
         () = async { shutdown.cancelled().await; tokio::time::sleep(drain).await } => {
             tracing::warn!("requests were still in flight {drain:?} after shutdown began");
             Ok(())
         }
-    }
+    };
+    // Attempts that were under way end by their own time limit.
+    deliveries.await.ok();
+    served
 }
 
 /// An upload that has not grown for this long was interrupted with its server.
 const STALE: Duration = Duration::from_secs(24 * 3600);
 
-/// Cleans up after uploads that were interrupted, now and every hour.
-async fn sweep(artifacts: Artifacts, shutdown: CancellationToken) {
+/// Deletes what interrupted uploads left and what has expired, now and every hour.
+async fn sweep(state: AppState, shutdown: CancellationToken) {
     loop {
-        match artifacts.sweep_uploads(STALE).await {
-            Ok(0) => {}
-            Ok(swept) => tracing::info!(swept, "interrupted uploads were deleted"),
-            Err(error) => tracing::warn!(%error, "interrupted uploads could not be deleted"),
+        let swept = async {
+            let files = state.artifacts.sweep_uploads(STALE).await?;
+            let rules = Rules {
+                retention: state.settings.retention,
+                upload_hours: state.settings.upload_hours,
+                dry_run: false,
+            };
+            let expired = gc::expire(&state.pool, &state.artifacts, &rules).await?;
+            Ok::<_, StoreError>((files, expired))
+        };
+        match swept.await {
+            Ok((0, expired)) if expired.0.is_empty() => {}
+            Ok((files, expired)) => tracing::info!(files, ?expired, "what had expired was deleted"),
+            Err(error) => tracing::warn!(%error, "what has expired could not be deleted"),
         }
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(3600)) => {}

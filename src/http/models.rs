@@ -16,10 +16,11 @@ use super::idempotency;
 use super::page::{self, Page};
 use super::problem::*;
 use super::state::AppState;
-use super::upload::{self, ModelForm};
+use super::upload::{self, ModelBytes, ModelForm};
 use crate::protocol::{Finding, ModelSpec};
-use crate::store::StoreError;
+use crate::store::artifacts::Uploaded;
 use crate::store::models::{self, Deletion, Model, NewModel, ProbeReport, Rejection};
+use crate::store::{StoreError, uploads};
 
 /// A submitted model.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -85,8 +86,11 @@ pub struct ModelUpload {
     /// JSON.
     spec: ModelSpec,
     /// The model's bytes.
-    #[schema(value_type = String, format = Binary)]
-    file: Vec<u8>,
+    #[schema(value_type = Option<String>, format = Binary, nullable = false)]
+    file: Option<Vec<u8>>,
+    /// Instead of `file`: the upload that has all of its bytes.
+    #[schema(nullable = false)]
+    upload: Option<Uuid>,
     /// The beginning of the identity if absent.
     #[schema(nullable = false)]
     name: Option<String>,
@@ -98,7 +102,7 @@ pub fn router() -> OpenApiRouter<AppState> {
 }
 
 /// Operations that take as long as their bytes do.
-pub fn uploads() -> OpenApiRouter<AppState> {
+pub fn submission() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(submit_model))
 }
 
@@ -112,7 +116,7 @@ pub fn uploads() -> OpenApiRouter<AppState> {
     responses(
         (status = 201, description = "Stored", body = ModelView, headers(("Location" = String))),
         (status = 200, description = "It was there already", body = ModelView, headers(("Location" = String))),
-        BadRequest, PayloadTooLarge, WrongMediaType, Unprocessable))]
+        BadRequest, Conflict, PayloadTooLarge, WrongMediaType, Unprocessable))]
 async fn submit_model(State(state): State<AppState>, caller: Caller, request: Request) -> Result<Response, Problem> {
     let key = idempotency::key(request.headers())?;
     let form = Multipart::from_request(request, &state).await.map_err(|e| match e.status() {
@@ -126,30 +130,65 @@ async fn submit_model(State(state): State<AppState>, caller: Caller, request: Re
 }
 
 async fn submit(state: AppState, caller: Caller, key: Option<String>, form: Multipart) -> Result<Response, Problem> {
-    let form = upload::read(form, &state.artifacts, state.settings.max_model_bytes).await?;
-    let Some(key) = key else { return store(state, caller, form).await };
-    let (upload, artifacts) = (form.upload.clone(), state.artifacts.clone());
-    let identity = models::identity(&upload.sha256, &form.spec);
-    // The bytes of a form differ with every attempt; its content does not.
-    let name = form.name.clone().unwrap_or_default();
-    let print = idempotency::fingerprint(&[b"/v1/models", identity.as_bytes(), name.as_bytes()]);
-    let (again, owner) = (state.clone(), caller.clone());
-    let work = move |_: &_| async move { store(again, owner, form).await.into_response() };
+    let ModelForm { name, spec, bytes } = upload::read(form, &state.artifacts, state.settings.max_model_bytes).await?;
+    let Some(key) = key else { return store(state, caller, name, spec, bytes).await };
+    // The bytes of a form differ with every attempt; its content does not. An upload's id stands for its bytes, because
+    // the upload is gone once its model is there.
+    let content = match &bytes {
+        ModelBytes::Sent(sent) => models::identity(&sent.sha256, &spec),
+        ModelBytes::Pieces(id) => models::identity(&id.to_string(), &spec),
+    };
+    let name_text = name.clone().unwrap_or_default();
+    let print = idempotency::fingerprint(&[b"/v1/models", content.as_bytes(), name_text.as_bytes()]);
+    let sent = if let ModelBytes::Sent(sent) = &bytes { Some(sent.clone()) } else { None };
+    let (again, owner, artifacts) = (state.clone(), caller.clone(), state.artifacts.clone());
+    let work = move |_: &_| async move { store(again, owner, name, spec, bytes).await.into_response() };
     let response = idempotency::once(state, &caller, &key, &print, work).await;
-    // If the request was answered before, nobody has taken the upload away.
-    artifacts.discard(&upload).await.ok();
+    // If the request was answered before, nobody has taken the file away.
+    if let Some(sent) = sent {
+        artifacts.discard(&sent).await.ok();
+    }
     Ok(response)
 }
 
-async fn store(state: AppState, caller: Caller, form: ModelForm) -> Result<Response, Problem> {
-    let identity = models::identity(&form.upload.sha256, &form.spec);
-    let name = form.name.unwrap_or_else(|| identity[..12].to_owned());
+async fn store(
+    state: AppState,
+    caller: Caller,
+    name: Option<String>,
+    spec: ModelSpec,
+    bytes: ModelBytes,
+) -> Result<Response, Problem> {
+    let (file, pieces) = match bytes {
+        ModelBytes::Sent(sent) => (sent, None),
+        ModelBytes::Pieces(id) => (join(&state, &caller, id).await?, Some(id)),
+    };
+    let identity = models::identity(&file.sha256, &spec);
+    let name = name.unwrap_or_else(|| identity[..12].to_owned());
     let quotas = state.quotas(&caller);
-    let new = NewModel { owner: &caller.owner, name: &name, identity: &identity, spec: &form.spec, quotas };
-    let (model, new) = models::insert(&state.pool, &state.artifacts, &form.upload, &new).await?;
+    let new = NewModel { owner: &caller.owner, name: &name, identity: &identity, spec: &spec, quotas };
+    let (model, new) = models::insert_joined(&state.pool, &state.artifacts, &file, pieces, &new).await?;
     let location = [(header::LOCATION, format!("/v1/models/{}", model.id))];
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, location, Json(ModelView::of(model)?)).into_response())
+}
+
+/// The file that an upload of the caller's own has become.
+async fn join(state: &AppState, caller: &Caller, id: Uuid) -> Result<Uploaded, Problem> {
+    let unknown = || Problem::new(Code::UnknownUpload, format!("you have no upload {id}")).at("upload");
+    let upload = uploads::get(&state.pool, Some(&caller.owner), id).await?.ok_or_else(unknown)?;
+    if upload.received < upload.bytes {
+        let detail = format!("{} of {} bytes have arrived: send the rest", upload.received, upload.bytes);
+        return Err(Problem::new(Code::UploadIncomplete, detail).at("upload"));
+    }
+    let file = uploads::join(&state.pool, &state.artifacts, &upload).await?;
+    match &upload.sha256 {
+        Some(announced) if *announced != file.sha256 => {
+            state.artifacts.discard(&file).await.ok();
+            let detail = format!("its SHA-256 is {}, not {announced}: delete the upload and send it anew", file.sha256);
+            Err(Problem::new(Code::HashMismatch, detail).at("upload"))
+        }
+        _ => Ok(file),
+    }
 }
 
 impl From<StoreError> for Problem {

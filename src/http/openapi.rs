@@ -27,6 +27,7 @@ use super::problem::{Problem, described};
         (name = "evaluations", description = "The jobs: model × dataset slice × protocol × seeds"),
         (name = "results", description = "Tables, rankings, comparisons"),
         (name = "evidence", description = "Verdicts and witnesses"),
+        (name = "webhooks", description = "Being told by HTTP what happens to evaluations"),
         (name = "service", description = "Health and description of the service"),
     )
 )]
@@ -48,7 +49,7 @@ pub fn complete(api: &mut utoipa::openapi::OpenApi) {
             add(operation, "409", "The same request is being carried out");
             add(operation, "422", "The Idempotency-Key belongs to another request");
         }
-        let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete];
+        let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
         for operation in operations.into_iter().flatten() {
             if path.starts_with("/v1/") {
                 operation.security =

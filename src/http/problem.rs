@@ -50,6 +50,8 @@ codes! {
     BadQuery "bad_query" BAD_REQUEST "A query parameter is missing, unknown or malformed";
     BadPath "bad_path" BAD_REQUEST "A path parameter is malformed";
     BadIdempotencyKey "bad_idempotency_key" BAD_REQUEST "The Idempotency-Key is malformed";
+    BadOffset "bad_offset" BAD_REQUEST "The Upload-Offset is missing or malformed";
+    BrokenBody "broken_body" BAD_REQUEST "The body broke off";
     BadCursor "bad_cursor" BAD_REQUEST "The cursor is not one that this server gave out";
     Unauthorized "unauthorized" UNAUTHORIZED "A usable access key is needed";
     Forbidden "forbidden" FORBIDDEN "The access key does not cover this";
@@ -58,6 +60,10 @@ codes! {
     DatasetNotFound "dataset_not_found" NOT_FOUND "No such dataset";
     ProtocolNotFound "protocol_not_found" NOT_FOUND "No such protocol";
     EvaluationNotFound "evaluation_not_found" NOT_FOUND "No such evaluation";
+    WebhookNotFound "webhook_not_found" NOT_FOUND "No such webhook";
+    DeliveryNotFound "delivery_not_found" NOT_FOUND "No such delivery";
+    UploadNotFound "upload_not_found" NOT_FOUND "No such upload";
+    LogNotFound "log_not_found" NOT_FOUND "No such log";
     NoSuchCode "no_such_code" NOT_FOUND "No error has this code";
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "The path does not take this method";
     NotAcceptable "not_acceptable" NOT_ACCEPTABLE "None of the accepted formats can be produced";
@@ -65,7 +71,12 @@ codes! {
     ModelRejected "model_rejected" CONFLICT "The model cannot be evaluated";
     ProtocolTaken "protocol_taken" CONFLICT "Another protocol has this name and version";
     InProgress "in_progress" CONFLICT "The same request is being carried out";
+    WebhookDisabled "webhook_disabled" CONFLICT "The webhook is disabled";
+    OffsetMismatch "offset_mismatch" CONFLICT "The piece does not continue the upload";
+    UploadIncomplete "upload_incomplete" CONFLICT "The upload is not complete";
+    EvaluationUnfinished "evaluation_unfinished" CONFLICT "The evaluation has not ended";
     AlreadyEnded "already_ended" CONFLICT "The evaluation has already ended";
+    WitnessesExpired "witnesses_expired" GONE "The witnesses were not kept for so long";
     TooLarge "too_large" PAYLOAD_TOO_LARGE "The body is larger than the limit";
     UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body has the wrong content type";
     IdempotencyMismatch "idempotency_mismatch" UNPROCESSABLE_ENTITY "The Idempotency-Key belongs to another request";
@@ -74,6 +85,9 @@ codes! {
     InvalidProtocol "invalid_protocol" UNPROCESSABLE_ENTITY "The protocol document is invalid";
     UnknownDataset "unknown_dataset" UNPROCESSABLE_ENTITY "The named dataset does not exist";
     UnknownModel "unknown_model" UNPROCESSABLE_ENTITY "The named model does not exist";
+    UnknownEvaluation "unknown_evaluation" UNPROCESSABLE_ENTITY "The named evaluation does not exist";
+    UnknownUpload "unknown_upload" UNPROCESSABLE_ENTITY "The named upload does not exist";
+    HashMismatch "hash_mismatch" UNPROCESSABLE_ENTITY "The file is not the one that was announced";
     UnknownProtocol "unknown_protocol" UNPROCESSABLE_ENTITY "The named protocol does not exist";
     ShapeMismatch "shape_mismatch" UNPROCESSABLE_ENTITY "Model and dataset disagree about the image shape";
     ClassMismatch "class_mismatch" UNPROCESSABLE_ENTITY "The dataset has classes that the model does not know";
@@ -224,7 +238,7 @@ impl From<QuotaError> for Problem {
         match error {
             QuotaError::Day { seconds, .. } => problem.retry_after(seconds),
             // Nobody knows; evaluations take minutes.
-            QuotaError::Open(_) => problem.retry_after(60),
+            QuotaError::Open(_) | QuotaError::Uploads(_) => problem.retry_after(60),
             QuotaError::Storage(_) => problem.at("file"),
         }
     }
@@ -303,6 +317,7 @@ documented! {
     Conflict "409" "The present state does not allow it";
     PayloadTooLarge "413" "The body is larger than the limit";
     WrongMediaType "415" "The body has the wrong content type";
+    Expired "410" "It was not kept for so long";
     Unprocessable "422" "It is readable, but its content cannot be used";
 }
 

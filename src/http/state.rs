@@ -7,18 +7,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::Caller;
 use super::rate::Rates;
-use super::streams::Streams;
+use super::streams::{self, Streams};
 use super::views::Views;
 use super::watch::Watcher;
 use crate::dataset::Catalogue;
 use crate::protocol::Pictures;
+use crate::store::retention::Retention;
 use crate::store::{Artifacts, Quotas};
+use crate::webhook::Manner;
 
 /// Limits of the API.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Largest model file, in bytes.
     pub max_model_bytes: u64,
+    /// Hours after which an upload that does not grow is deleted.
+    pub upload_hours: u32,
     /// Most bytes of witnesses that one evaluation may store.
     pub max_witness_bytes: u64,
     /// Whoever comes without a key is the operator, as long as no key was ever made. For loopback only.
@@ -26,6 +30,8 @@ pub struct Settings {
     /// Requests a minute of one owner; 0: no limit.
     pub rate_per_minute: u32,
     pub quotas: Quotas,
+    pub webhooks: Manner,
+    pub retention: Retention,
     /// The frost pictures that new evaluations draw from; the artifact store has them.
     pub pictures: Pictures,
     /// How long a request may take that neither uploads, downloads nor waits.
@@ -40,10 +46,13 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max_model_bytes: 20 << 30,
+            upload_hours: 24,
             max_witness_bytes: 2 << 30,
             open: false,
             rate_per_minute: 600,
             quotas: Quotas::default(),
+            webhooks: Manner::default(),
+            retention: Retention::default(),
             pictures: Pictures::Procedural,
             request_timeout: Duration::from_secs(30),
             queue_age: Duration::from_secs(1),
@@ -63,6 +72,7 @@ pub struct AppState {
     pub(super) views: Views,
     pub(super) rates: Rates,
     pub(super) streams: Streams,
+    pub(super) pieces: Streams,
     /// Ends long polls.
     pub(super) shutdown: CancellationToken,
 }
@@ -78,7 +88,8 @@ impl AppState {
         let watcher = Watcher::new(pool.clone());
         let views = Views::new(pool.clone(), settings.queue_age);
         let rates = Rates::new(settings.rate_per_minute);
-        let (streams, shutdown) = (Streams::default(), CancellationToken::new());
-        Self { pool, artifacts, catalogue, settings, watcher, views, rates, streams, shutdown }
+        let (streams, pieces) = (Streams::new(streams::MOST), Streams::new(streams::MOST_PIECES));
+        let shutdown = CancellationToken::new();
+        Self { pool, artifacts, catalogue, settings, watcher, views, rates, streams, pieces, shutdown }
     }
 }

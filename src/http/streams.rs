@@ -1,13 +1,18 @@
-//! How many streams of events an owner has open, in this process.
+//! How many of something that lasts an owner has open, in this process: streams of events, pieces being sent.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-/// Most that one owner may have open.
+/// Most streams of events that one owner may have open.
 pub const MOST: usize = 100;
+/// Most pieces of uploads that one owner may be sending; each holds some memory.
+pub const MOST_PIECES: usize = 8;
 
-#[derive(Clone, Default)]
-pub struct Streams(Arc<Mutex<HashMap<Arc<str>, usize>>>);
+#[derive(Clone)]
+pub struct Streams {
+    most: usize,
+    open: Arc<Mutex<HashMap<Arc<str>, usize>>>,
+}
 
 /// A place among an owner's streams, for as long as it is kept.
 pub struct Place {
@@ -16,11 +21,15 @@ pub struct Place {
 }
 
 impl Streams {
+    pub fn new(most: usize) -> Self {
+        Self { most, open: Arc::default() }
+    }
+
     /// `None` when all of the owner's places are taken.
     pub fn enter(&self, owner: &Arc<str>) -> Option<Place> {
-        let mut open = self.0.lock().expect("no holder panics");
+        let mut open = self.open.lock().expect("no holder panics");
         let count = open.entry(owner.clone()).or_default();
-        if *count >= MOST {
+        if *count >= self.most {
             return None;
         }
         *count += 1;
@@ -30,7 +39,7 @@ impl Streams {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut open = self.streams.0.lock().expect("no holder panics");
+        let mut open = self.streams.open.lock().expect("no holder panics");
         if let Some(count) = open.get_mut(&self.owner) {
             *count -= 1;
             if *count == 0 {
@@ -46,13 +55,13 @@ mod tests {
 
     #[test]
     fn a_place_that_is_left_is_free_again() {
-        let (streams, a, b) = (Streams::default(), Arc::from("a"), Arc::from("b"));
+        let (streams, a, b) = (Streams::new(MOST), Arc::from("a"), Arc::from("b"));
         let mut held: Vec<Place> = (0..MOST).map(|_| streams.enter(&a).unwrap()).collect();
         assert!(streams.enter(&a).is_none());
         assert!(streams.enter(&b).is_some());
         held.pop();
         assert!(streams.enter(&a).is_some());
         held.clear();
-        assert!(streams.0.lock().unwrap().is_empty());
+        assert!(streams.open.lock().unwrap().is_empty());
     }
 }

@@ -3,6 +3,7 @@
 use axum::extract::Multipart;
 use axum::extract::multipart::{Field, MultipartError};
 use axum::http::StatusCode;
+use uuid::Uuid;
 
 use super::extract::parse_json;
 use super::problem::{Code, Problem};
@@ -15,25 +16,36 @@ const MAX_PART_BYTES: usize = 64 << 10;
 /// Longest name of a model, in characters.
 const MAX_NAME: usize = 200;
 
-/// A form whose file lies in the artifact store, not yet among the models.
+/// What a form says about a model.
 pub struct ModelForm {
     pub name: Option<String>,
     pub spec: ModelSpec,
-    pub upload: Uploaded,
+    pub bytes: ModelBytes,
 }
 
-/// Reads the parts `spec`, `file` and `name` in any order. On failure nothing of the file is left.
+/// Where a form's file is; not yet among the models.
+pub enum ModelBytes {
+    /// It was a part of the form, and lies in the artifact store.
+    Sent(Uploaded),
+    /// It came before, in the pieces of this upload.
+    Pieces(Uuid),
+}
+
+/// Reads the parts `spec`, `file` (or `upload`) and `name` in any order. On failure nothing of the file is left.
 pub async fn read(form: Multipart, artifacts: &Artifacts, limit: u64) -> Result<ModelForm, Problem> {
     let mut upload = None;
     let parts = read_parts(form, artifacts, limit, &mut upload).await;
     let missing = |part| Err(Problem::field(part, format!("the form has no part {part:?}")));
-    let complete = match (parts, upload.take()) {
-        (Ok((name, Some(spec))), Some(upload)) => return Ok(ModelForm { name, spec, upload }),
+    let (problem, upload) = match (parts, upload.take()) {
+        (Ok((name, Some(spec), None)), Some(sent)) => {
+            return Ok(ModelForm { name, spec, bytes: ModelBytes::Sent(sent) });
+        }
+        (Ok((name, Some(spec), Some(id))), None) => return Ok(ModelForm { name, spec, bytes: ModelBytes::Pieces(id) }),
         (Err(problem), there) => (Err(problem), there),
-        (Ok((_, None)), there) => (missing("spec"), there),
-        (Ok((_, Some(_))), None) => (missing("file"), None),
+        (Ok((_, None, _)), there) => (missing("spec"), there),
+        (Ok((_, _, Some(_))), there) => (Err(Problem::field("upload", "the form has a file as well: send one")), there),
+        (Ok((_, _, None)), there) => (missing("file"), there),
     };
-    let (problem, upload) = complete;
     if let Some(upload) = upload
         && let Err(error) = artifacts.discard(&upload).await
     {
@@ -47,14 +59,16 @@ async fn read_parts(
     artifacts: &Artifacts,
     limit: u64,
     upload: &mut Option<Uploaded>,
-) -> Result<(Option<String>, Option<ModelSpec>), Problem> {
-    let (mut name, mut spec) = (None, None);
+) -> Result<(Option<String>, Option<ModelSpec>, Option<Uuid>), Problem> {
+    let (mut name, mut spec, mut pieces) = (None, None, None);
     while let Some(field) = form.next_field().await.map_err(broken)? {
         let twice = |part| Err(Problem::field(part, format!("the form has more than one part {part:?}")));
         match field.name().unwrap_or("") {
             "spec" if spec.is_some() => return twice("spec"),
             "name" if name.is_some() => return twice("name"),
             "file" if upload.is_some() => return twice("file"),
+            "upload" if pieces.is_some() => return twice("upload"),
+            "upload" => pieces = Some(read_id(&small(field, "upload").await?)?),
             "spec" => spec = Some(read_spec(&small(field, "spec").await?)?),
             "name" => name = Some(read_name(small(field, "name").await?)?),
             "file" => {
@@ -63,10 +77,19 @@ async fn read_parts(
                     return Err(Problem::field("file", "the file is empty"));
                 }
             }
-            other => return Err(Problem::field(other, "the form has the parts spec, file and name; not this one")),
+            other => {
+                return Err(Problem::field(
+                    other,
+                    "the form has the parts spec, file (or upload) and name; not this one",
+                ));
+            }
         }
     }
-    Ok((name, spec))
+    Ok((name, spec, pieces))
+}
+
+fn read_id(bytes: &[u8]) -> Result<Uuid, Problem> {
+    Uuid::try_parse_ascii(bytes).map_err(|_| Problem::field("upload", "it is not the id of an upload"))
 }
 
 async fn small(mut field: Field<'_>, part: &str) -> Result<Vec<u8>, Problem> {

@@ -1,5 +1,7 @@
 //! Giving up an attempt.
 
+use std::fmt;
+
 use serde_json::json;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
@@ -14,8 +16,12 @@ use crate::store::Outcome;
 #[error("{code}: {detail}")]
 pub struct Outage {
     pub code: String,
+    /// For the operator: it may name folders, addresses and accounts.
     pub detail: String,
 }
+
+/// What owners are told of an outage.
+const NOT_THE_WORKS_FAULT: &str = "the machine or the store failed, not the model; the operator's log says how";
 
 /// Why an attempt failed, and whether another may do better.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +34,16 @@ pub enum Failure {
     Permanent { code: String, detail: String },
     /// The device's or host's memory did not hold the batch: the evaluation restarts under a smaller profile.
     OutOfMemory { batch: u32, detail: String },
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Outage(outage) => write!(f, "{}: {NOT_THE_WORKS_FAULT}", outage.code),
+            Self::Transient { code, detail } | Self::Permanent { code, detail } => write!(f, "{code}: {detail}"),
+            Self::OutOfMemory { batch, detail } => write!(f, "out_of_memory at batch {batch}: {detail}"),
+        }
+    }
 }
 
 impl Lease {
@@ -54,7 +70,7 @@ impl Lease {
                      where id = $1",
                 )
                 .bind(self.shard)
-                .bind(Json(json!({"code": outage.code, "detail": outage.detail, "attempt": attempts})))
+                .bind(Json(json!({"code": outage.code, "detail": NOT_THE_WORKS_FAULT, "attempt": attempts})))
                 .execute(&mut *tx)
                 .await?;
                 close_if_stopped(&mut tx, self.evaluation).await?;

@@ -11,6 +11,7 @@ mod commit;
 mod depth;
 mod fail;
 mod heartbeat;
+mod log;
 mod reap;
 mod waiting;
 
@@ -25,6 +26,7 @@ pub use commit::{Committed, ShardResult};
 pub use depth::{Depth, REASONS, depth};
 pub use fail::{Failure, Outage};
 pub use heartbeat::Order;
+pub use log::Ending;
 pub use reap::{Reaped, reap};
 pub use waiting::{Waiting, waiting};
 

@@ -265,10 +265,7 @@ impl Artifacts {
     }
 
     pub async fn delete_model(&self, sha256: &str) -> Result<(), ArtifactError> {
-        match self.store.delete(&Self::model_key(sha256)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(e.into()),
-        }
+        self.delete(Self::model_key(sha256).as_ref()).await
     }
 
     /// A model's bytes as a file that the evaluator child can open.
@@ -322,6 +319,43 @@ impl Artifacts {
 
     pub async fn get(&self, key: &str) -> Result<Bytes, ArtifactError> {
         Ok(self.store.get(&Key::from(key)).await?.bytes().await?)
+    }
+
+    /// An object's bytes as they come.
+    pub async fn stream(
+        &self,
+        key: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, ArtifactError>> + use<>, ArtifactError> {
+        Ok(self.store.get(&Key::from(key)).await?.into_stream().map_err(ArtifactError::from))
+    }
+
+    /// Deletes an object; one that is not there is deleted.
+    pub async fn delete(&self, key: &str) -> Result<(), ArtifactError> {
+        match self.store.delete(&Key::from(key)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Length of an object; 0 if it is not there.
+    pub async fn size(&self, key: &str) -> Result<u64, ArtifactError> {
+        match self.store.head(&Key::from(key)).await {
+            Ok(found) => Ok(found.size),
+            Err(object_store::Error::NotFound { .. }) => Ok(0),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Deletes every object below a folder.
+    pub async fn delete_folder(&self, folder: &str) -> Result<(), ArtifactError> {
+        let mut objects = self.store.list(Some(&Key::from(folder)));
+        while let Some(object) = objects.try_next().await? {
+            self.delete(object.location.as_ref()).await?;
+        }
+        if !self.remote {
+            std::fs::remove_dir(self.root.join(folder)).ok();
+        }
+        Ok(())
     }
 
     /// Some bytes of an object.

@@ -230,6 +230,16 @@ pub async fn ended(pool: &PgPool, owner: Option<&str>, id: Uuid) -> Result<Optio
     Ok(state.map(State::is_terminal))
 }
 
+/// When the stored witnesses of an evaluation were deleted because their time was up.
+pub async fn witnesses_expired(pool: &PgPool, id: Uuid) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+    let found: Option<Option<DateTime<Utc>>> =
+        sqlx::query_scalar("select witnesses_expired_at from evaluations where id = $1")
+            .bind(id)
+            .fetch_optional(pool)
+            .await?;
+    Ok(found.flatten())
+}
+
 /// Shares an evaluation of this owner (of anybody, if `None`) or takes it back; `false` if there is none.
 pub async fn share(pool: &PgPool, owner: Option<&str>, id: Uuid, shared: bool) -> Result<bool, sqlx::Error> {
     let found = sqlx::query(

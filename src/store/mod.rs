@@ -4,11 +4,13 @@
 //! a database nor a cache that can go stale.
 
 pub mod artifacts;
+pub mod deletion;
 pub mod diagnosis;
 pub mod evaluations;
 pub mod events;
 pub mod evidence;
 pub mod frost;
+pub mod gc;
 pub mod idempotency;
 pub mod keys;
 pub mod models;
@@ -16,7 +18,10 @@ pub mod pool;
 pub mod protocols;
 pub mod quota;
 pub mod report;
+pub mod retention;
 pub mod shards;
+pub mod uploads;
+pub mod webhooks;
 pub mod witnesses;
 pub mod workers;
 

@@ -8,7 +8,7 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::artifacts::Uploaded;
-use super::{Artifacts, Quotas, StoreError, quota};
+use super::{Artifacts, Quotas, StoreError, deletion, quota, uploads};
 use crate::protocol::{Finding, ModelSpec};
 
 /// Why a model cannot be evaluated.
@@ -82,7 +82,18 @@ pub async fn insert(
     upload: &Uploaded,
     new: &NewModel<'_>,
 ) -> Result<(Model, bool), StoreError> {
-    let stored = insert_with_bytes(pool, artifacts, upload, new).await;
+    insert_joined(pool, artifacts, upload, None, new).await
+}
+
+/// The same for a file that was joined from the pieces of an upload, which is closed when its model is there.
+pub async fn insert_joined(
+    pool: &PgPool,
+    artifacts: &Artifacts,
+    upload: &Uploaded,
+    pieces: Option<Uuid>,
+    new: &NewModel<'_>,
+) -> Result<(Model, bool), StoreError> {
+    let stored = insert_with_bytes(pool, artifacts, upload, pieces, new).await;
     artifacts.discard(upload).await.ok();
     if stored.is_err() {
         forget_artifact(pool, artifacts, &upload.sha256).await.ok();
@@ -94,6 +105,7 @@ async fn insert_with_bytes(
     pool: &PgPool,
     artifacts: &Artifacts,
     upload: &Uploaded,
+    pieces: Option<Uuid>,
     new: &NewModel<'_>,
 ) -> Result<(Model, bool), StoreError> {
     loop {
@@ -101,7 +113,7 @@ async fn insert_with_bytes(
         if !artifacts.has_model(&upload.sha256).await? {
             artifacts.keep_model(upload).await?;
         }
-        if let Some(stored) = insert_row(pool, artifacts, upload, new).await? {
+        if let Some(stored) = insert_row(pool, artifacts, upload, pieces, new).await? {
             return Ok(stored);
         }
     }
@@ -112,9 +124,14 @@ async fn insert_row(
     pool: &PgPool,
     artifacts: &Artifacts,
     upload: &Uploaded,
+    pieces: Option<Uuid>,
     new: &NewModel<'_>,
 ) -> Result<Option<(Model, bool)>, StoreError> {
     let mut tx = pool.begin().await?;
+    let closed = match pieces {
+        Some(id) => uploads::close(&mut tx, id).await?,
+        None => None,
+    };
     lock_artifact(&mut tx, &upload.sha256).await?;
     let created: Option<Uuid> = sqlx::query_scalar(
         "insert into models (id, owner, name, identity, sha256, bytes, spec) values ($1, $2, $3, $4, $5, $6, $7)
@@ -141,6 +158,7 @@ async fn insert_row(
         }
     }
     tx.commit().await?;
+    uploads::discard(artifacts, &closed.unwrap_or_default()).await;
     Ok(Some((model, created.is_some())))
 }
 
@@ -149,8 +167,8 @@ async fn lock_artifact(tx: &mut PgConnection, sha256: &str) -> Result<(), sqlx::
     sqlx::query("select pg_advisory_xact_lock(hashtextextended($1, 0))").bind(sha256).execute(tx).await.map(drop)
 }
 
-/// Deletes a model's bytes unless a model refers to them.
-pub async fn forget_artifact(pool: &PgPool, artifacts: &Artifacts, sha256: &str) -> Result<(), StoreError> {
+/// Deletes a model's bytes unless a model refers to them; whether it did.
+pub async fn forget_artifact(pool: &PgPool, artifacts: &Artifacts, sha256: &str) -> Result<bool, StoreError> {
     let mut tx = pool.begin().await?;
     lock_artifact(&mut tx, sha256).await?;
     let references: i64 = sqlx::query_scalar("select count(*) from models where sha256 = $1 and deleted_at is null")
@@ -160,7 +178,8 @@ pub async fn forget_artifact(pool: &PgPool, artifacts: &Artifacts, sha256: &str)
     if references == 0 {
         artifacts.delete_model(sha256).await?;
     }
-    Ok(tx.commit().await?)
+    tx.commit().await?;
+    Ok(references == 0)
 }
 
 /// `owner`: whose model it must be; anybody's if `None`.
@@ -212,16 +231,17 @@ pub enum Deletion {
     },
 }
 
-/// Deletes a model (of this owner, or of anybody) that no unfinished evaluation needs. Its results stay.
+/// Deletes a model (of this owner, or of anybody) that no unfinished evaluation needs. Its results stay, and with them what
+/// they say about it: name, spec, hash.
 pub async fn delete(pool: &PgPool, owner: Option<&str>, id: Uuid) -> Result<Deletion, sqlx::Error> {
     let mut tx = pool.begin().await?;
-    let found: Option<String> =
-        sqlx::query_scalar("select sha256 from models where id = $1 and deleted_at is null and ($2::text is null or owner = $2) for update")
+    let found: Option<(String, String)> =
+        sqlx::query_as("select owner, sha256 from models where id = $1 and deleted_at is null and ($2::text is null or owner = $2) for update")
             .bind(id)
             .bind(owner)
             .fetch_optional(&mut *tx)
             .await?;
-    let Some(sha256) = found else { return Ok(Deletion::NotFound) };
+    let Some((owner, sha256)) = found else { return Ok(Deletion::NotFound) };
     let open: Vec<Uuid> = sqlx::query_scalar(
         "select id from evaluations where model_id = $1 and state in ('queued', 'running', 'cancelling') order by created_at",
     )
@@ -235,6 +255,10 @@ pub async fn delete(pool: &PgPool, owner: Option<&str>, id: Uuid) -> Result<Dele
         .bind(id)
         .execute(&mut *tx)
         .await?;
+    let unused =
+        "delete from models m where id = $1 and not exists (select 1 from evaluations e where e.model_id = m.id)";
+    sqlx::query(unused).bind(id).execute(&mut *tx).await?;
+    deletion::forget_answers(&mut tx, &owner, id).await?;
     tx.commit().await?;
     Ok(Deletion::Done { sha256 })
 }

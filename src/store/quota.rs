@@ -11,7 +11,7 @@ pub struct Quotas {
     pub open_evaluations: u32,
     /// Evaluations of one owner accepted within 24 hours.
     pub evaluations_per_day: u32,
-    /// Models of one owner together, those not deleted.
+    /// Models and open uploads of one owner together.
     pub model_bytes: u64,
 }
 
@@ -34,12 +34,14 @@ pub enum QuotaError {
         "{limit} evaluations were accepted within 24 hours, the most that an owner may have: the next one in {seconds} s"
     )]
     Day { limit: u32, seconds: u64 },
-    #[error("models may take {0} bytes together: delete one that is not needed any more")]
+    #[error("models and open uploads may take {0} bytes together: delete one that is not needed any more")]
     Storage(u64),
+    #[error("{0} uploads are open, the most that an owner may have: finish one, or delete one")]
+    Uploads(i64),
 }
 
 /// Holds other submissions of this owner back until the transaction ends, so that two cannot both take the last place.
-async fn lock(tx: &mut PgConnection, owner: &str) -> Result<(), sqlx::Error> {
+pub(super) async fn lock(tx: &mut PgConnection, owner: &str) -> Result<(), sqlx::Error> {
     sqlx::query("select pg_advisory_xact_lock(hashtextextended('quota ' || $1, 0))")
         .bind(owner)
         .execute(tx)
@@ -68,7 +70,8 @@ pub async fn evaluation(
     if quotas.evaluations_per_day > 0 {
         // The one whose ageing makes room.
         let oldest: Option<i64> = sqlx::query_scalar(
-            "select ceil(extract(epoch from created_at + interval '24 hours' - now()))::bigint from evaluations
+            "select ceil(extract(epoch from created_at + interval '24 hours' - now()))::bigint
+             from (select owner, created_at from evaluations union all select owner, created_at from deleted_evaluations) a
              where owner = $1 and created_at > now() - interval '24 hours'
              order by created_at desc offset $2 limit 1",
         )
@@ -84,7 +87,7 @@ pub async fn evaluation(
     Ok(Ok(()))
 }
 
-/// Whether the owner's models, the newest among them, fit. Call in the transaction that has inserted it.
+/// Whether the owner's models and uploads, the newest among them, fit. Call in the transaction that has inserted it.
 pub async fn storage(
     tx: &mut PgConnection,
     owner: &str,
@@ -95,7 +98,8 @@ pub async fn storage(
     }
     lock(tx, owner).await?;
     let bytes: i64 = sqlx::query_scalar(
-        "select coalesce(sum(bytes), 0)::bigint from models where owner = $1 and deleted_at is null",
+        "select ((select coalesce(sum(bytes), 0) from models where owner = $1 and deleted_at is null)
+                 + (select coalesce(sum(bytes), 0) from uploads where owner = $1))::bigint",
     )
     .bind(owner)
     .fetch_one(tx)

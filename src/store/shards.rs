@@ -1,6 +1,9 @@
 //! Reading shards; the queue is what changes them.
 
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
+use sqlx::types::Json;
 use uuid::Uuid;
 
 /// A committed shard and where its evidence lies.
@@ -70,5 +73,90 @@ pub async fn cpu_seconds(pool: &PgPool, evaluation: Uuid) -> Result<(f64, f64), 
     )
     .bind(evaluation)
     .fetch_one(pool)
+    .await
+}
+
+/// A shard as its owner sees it.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Shard {
+    pub id: i64,
+    pub ordinal: i32,
+    pub state: String,
+    pub conditions: Vec<i32>,
+    pub seed: i64,
+    pub first_image: i32,
+    pub images: i32,
+    pub attempts: i32,
+    pub progress: i32,
+    pub error: Option<Json<ShardError>>,
+    pub not_before: DateTime<Utc>,
+    pub worker_id: Option<Uuid>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+    pub seconds: Option<f64>,
+}
+
+/// Why the last attempt at a shard failed.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ShardError {
+    /// Stable, snake_case.
+    pub code: String,
+    pub detail: String,
+}
+
+/// An evaluation's shards in order, from number `from` on.
+pub async fn list(pool: &PgPool, evaluation: Uuid, from: i32, limit: i64) -> Result<Vec<Shard>, sqlx::Error> {
+    sqlx::query_as(
+        "select id, ordinal, state, conditions, seed, first_image, images, attempts, progress, error, not_before, worker_id,
+             started_at, finished_at, seconds
+         from shards where evaluation_id = $1 and ordinal >= $2 order by ordinal limit $3",
+    )
+    .bind(evaluation)
+    .bind(from)
+    .bind(limit)
+    .fetch_all(pool)
+    .await
+}
+
+/// An attempt at a shard that has ended.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Attempt {
+    pub shard_id: i64,
+    pub attempt: i32,
+    pub worker_id: Option<Uuid>,
+    pub outcome: String,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: DateTime<Utc>,
+    pub log_key: Option<String>,
+    pub log_bytes: i32,
+}
+
+/// The attempts at these shards, oldest first.
+pub async fn attempts(pool: &PgPool, shards: &[i64]) -> Result<Vec<Attempt>, sqlx::Error> {
+    sqlx::query_as(
+        "select shard_id, attempt, worker_id, outcome, started_at, finished_at, log_key, log_bytes from shard_attempts
+         where shard_id = any($1) order by finished_at",
+    )
+    .bind(shards)
+    .fetch_all(pool)
+    .await
+}
+
+/// Where the log of an attempt lies: of the newest with this number, or of the newest at all.
+pub async fn log_key(
+    pool: &PgPool,
+    evaluation: Uuid,
+    ordinal: i32,
+    attempt: Option<i32>,
+) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select a.log_key from shard_attempts a join shards s on s.id = a.shard_id
+         where s.evaluation_id = $1 and s.ordinal = $2 and ($3::integer is null or a.attempt = $3) and a.log_key is not null
+         order by a.finished_at desc limit 1",
+    )
+    .bind(evaluation)
+    .bind(ordinal)
+    .bind(attempt)
+    .fetch_optional(pool)
     .await
 }

@@ -1,12 +1,10 @@
 //! One evaluator child: start it, ask it, kill it.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
@@ -16,6 +14,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use super::attempt_log::Output;
 use super::{ChildError, metrics, words};
 use crate::protocol::{Device, ModelSpec, NumericProfile, Pictures, Platform, Sandbox};
 use crate::wire::{
@@ -49,7 +48,7 @@ pub struct Child {
     process: tokio::process::Child,
     group: Pid,
     stream: UnixStream,
-    log: Arc<Mutex<VecDeque<u8>>>,
+    output: Output,
     /// Ends when both outputs have been read to their end.
     reading: JoinHandle<()>,
     no_progress: Duration,
@@ -80,8 +79,9 @@ impl Child {
         unsafe { command.pre_exec(move || hand_over(socket, file, parent)) };
         let mut process = command.spawn().map_err(ChildError::Spawn)?;
         drop((theirs, model));
-        let log = Arc::new(Mutex::new(VecDeque::new()));
-        let (out, err) = (keep_tail(process.stdout.take(), log.clone()), keep_tail(process.stderr.take(), log.clone()));
+        let output = Output::default();
+        let (out, err) =
+            (keep_tail(process.stdout.take(), output.clone()), keep_tail(process.stderr.take(), output.clone()));
         let reading = tokio::spawn(async {
             tokio::join!(out, err);
         });
@@ -90,7 +90,7 @@ impl Child {
             group: Pid::from_raw(process.id().map_or(0, |id| id as i32)),
             process,
             stream: UnixStream::from_std(ours).map_err(ChildError::Spawn)?,
-            log,
+            output,
             reading,
             no_progress: options.no_progress,
             wall: options.wall,
@@ -199,10 +199,14 @@ impl Child {
         }
         // A grandchild may hold the pipes open, so the wait is bounded.
         tokio::time::timeout(Duration::from_secs(1), &mut self.reading).await.ok();
-        let bytes: Vec<u8> = self.log.lock().expect("no panic holds it").iter().copied().collect();
-        let log = words::text(String::from_utf8_lossy(&bytes).trim());
+        let log = words::text(String::from_utf8_lossy(&self.output.last(LOG_TAIL)).trim());
         let log = if log.is_empty() { log } else { format!("; its last words: {log}") };
         ChildError::Crashed { how: status.to_string(), log }
+    }
+
+    /// What it writes to its standard output and error; goes on to be filled after its end.
+    pub(super) fn output(&self) -> Output {
+        self.output.clone()
     }
 
     /// Its process id; 0 once it has ended.
@@ -277,14 +281,11 @@ fn hand_over(socket: RawFd, model: Option<RawFd>, parent: u32) -> std::io::Resul
     }
 }
 
-async fn keep_tail(stream: Option<impl AsyncRead + Unpin>, log: Arc<Mutex<VecDeque<u8>>>) {
+async fn keep_tail(stream: Option<impl AsyncRead + Unpin>, output: Output) {
     let Some(mut stream) = stream else { return };
     let mut chunk = [0; 1024];
     while let Ok(n @ 1..) = stream.read(&mut chunk).await {
-        let mut log = log.lock().expect("no panic holds it");
-        log.extend(&chunk[..n]);
-        let excess = log.len().saturating_sub(LOG_TAIL);
-        log.drain(..excess);
+        output.push(&chunk[..n]);
     }
 }
 

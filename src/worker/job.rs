@@ -7,6 +7,7 @@ use bytes::Bytes;
 use sqlx::PgPool;
 use tracing::{Instrument, info_span};
 
+use super::attempt_log::AttemptLog;
 use super::child::{Child, ChildOptions, unexpected};
 use super::failure::{self, ChildError};
 use super::metrics::{self, Meter};
@@ -86,6 +87,7 @@ pub struct Tools<'a> {
     pub artifacts: &'a Artifacts,
     pub catalogue: &'a Catalogue,
     pub child: &'a ChildOptions,
+    pub log: &'a AttemptLog,
 }
 
 /// Runs a leased shard. `kept` holds the child between shards of one evaluation; it is taken out while in use, so that
@@ -106,6 +108,14 @@ pub async fn run(
         .map(|&i| evaluation.conditions.get(i as usize).cloned())
         .collect::<Option<_>>()
         .ok_or_else(|| permanent("bad_plan", "the shard names a condition that the evaluation does not have"))?;
+    let named: Vec<&str> = conditions.iter().map(|condition| condition.id.as_str()).collect();
+    tools.log.say(format_args!(
+        "images {} to {}, seed {}: {}",
+        range.start,
+        range.end - 1,
+        claimed.seed,
+        named.join(", ")
+    ));
     let part = Part::of_group(&conditions);
     let reading = tools.catalogue.read_part(&evaluation.dataset, part, range).instrument(info_span!("read_images"));
     let batch = reading.await.map_err(unreadable)?;
@@ -136,6 +146,7 @@ pub async fn run(
         meter.heard(now);
     };
     let evaluating = info_span!("evaluate", pid = loaded.child.id(), images = claimed.images, batch = size);
+    tools.log.say(format_args!("asking evaluator process {}, batch {size}", loaded.child.id()));
     let answer = loaded.child.ask(request, &batch.pixels, heard).instrument(evaluating).await;
     let (verdicts, witnesses, signs, time, payload) = match answer.map_err(|e| failed(e, size))? {
         (Reply::Done { verdicts, witnesses, signs, time }, payload) => (verdicts, witnesses, signs, time, payload),
@@ -145,6 +156,7 @@ pub async fn run(
         validate::Claims { verdicts: &verdicts, witnesses: &witnesses, payload: &payload, signs: &signs, time };
     validate::results(&conditions, &batch, &claimed.model.spec, witness_images, &claims)
         .map_err(|problem| garbage(problem, size))?;
+    tools.log.say("the verdicts are in, and hold; writing the evidence");
     let sandbox = loaded.child.sandbox.clone();
     *kept = Some(loaded);
     let name = format!("{}/{}-{}", evaluation.id, claimed.lease.shard, claimed.lease.token());
@@ -195,6 +207,7 @@ async fn ready(tools: &Tools<'_>, claimed: &Claimed, kept: Option<Loaded>) -> Re
     let evaluation = &claimed.evaluation;
     if let Some(mut loaded) = kept {
         if (loaded.evaluation, loaded.generation) == (evaluation.id, evaluation.generation) {
+            tools.log.listen(loaded.child.output());
             return Ok(loaded);
         }
         // Its memory must be free before the next model is loaded.
@@ -207,6 +220,8 @@ async fn ready(tools: &Tools<'_>, claimed: &Claimed, kept: Option<Loaded>) -> Re
         let batch = wanted.as_ref().map_or(1, |p| p.batch);
         let failed = |e: ChildError| failed(e, batch);
         let mut child = Child::start(tools.child, Some(&file)).await.map_err(failure::before_the_model)?;
+        tools.log.listen(child.output());
+        tools.log.say(format_args!("evaluator process {} has started; loading the model", child.id()));
         let profile = child.load(&claimed.model.spec, wanted.as_ref(), wish).await.map_err(failed)?;
         let fixed = claimed.lease.fix_profile(tools.pool, &profile).await?;
         if fixed == profile {

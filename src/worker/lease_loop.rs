@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 use uuid::Uuid;
 
+use super::attempt_log::AttemptLog;
 use super::check::{self, CheckError};
 use super::child::{Child, ChildOptions};
 use super::failure::{self, ChildError};
@@ -16,7 +17,7 @@ use super::metrics::{self, Busy};
 use super::patience::patiently;
 use crate::dataset::Catalogue;
 use crate::protocol::{Platform, Sandbox};
-use crate::queue::{self, CheckLease, Claimed, Failure, Lease, LeaseError, Order};
+use crate::queue::{self, CheckLease, Claimed, Ending, Failure, Lease, LeaseError, Order, ShardResult};
 use crate::store::models::Rejection;
 use crate::store::workers::{self, NewWorker, SandboxState};
 use crate::store::{Artifacts, pool};
@@ -263,19 +264,23 @@ impl Worker {
         let _busy = Busy::now();
         metrics::LEASES.inc();
         metrics::RETRIES.inc_by(u64::from(attempt > 1));
-        let progress = AtomicU32::new(0);
+        let (progress, log) = (AtomicU32::new(0), AttemptLog::default());
+        let Platform { device, hardware, libtorch } = &self.platform;
+        log.say(format_args!("attempt {attempt} on worker {}: {device}, {hardware}, libtorch {libtorch}", self.id));
         let mut kept = self.kept.take();
         let tools = Tools {
             pool: &self.pool,
             artifacts: &self.artifacts,
             catalogue: &self.catalogue,
             child: &self.options.child,
+            log: &log,
         };
         let outcome = tokio::select! {
             outcome = job::run(&tools, &claimed, &mut kept, &progress) => Ok(outcome),
             interrupted = keep_alive(&self.pool, &claimed.lease, &progress) => Err(interrupted),
             () = shutdown.now.cancelled() => Err(Interrupted::ShuttingDown),
         };
+        self.keep_log(&claimed, &outcome, &log).await;
         let ended = match outcome {
             Ok(Ok(result)) => {
                 self.kept = kept;
@@ -316,7 +321,58 @@ impl Worker {
             }
         }
     }
+
+    /// Keeps the attempt's log where its owner can read it. An attempt is worth more than its log: what goes wrong here is a
+    /// warning.
+    async fn keep_log(
+        &self,
+        claimed: &Claimed,
+        outcome: &Result<Result<ShardResult, JobError>, Interrupted>,
+        log: &AttemptLog,
+    ) {
+        let ending = match outcome {
+            Ok(Ok(result)) => {
+                log.say(format_args!("done after {:.1} s", result.seconds));
+                Ending::Results
+            }
+            Ok(Err(JobError::Failed(failure))) => {
+                log.say(format_args!("failed: {failure}"));
+                Ending::Failed
+            }
+            Ok(Err(JobError::NotForThisPlatform)) => {
+                log.say("given back: the evaluation has been begun on another platform");
+                Ending::Stopped
+            }
+            Err(Interrupted::Stopped) => {
+                log.say("stopped: the evaluation was cancelled, or has failed elsewhere");
+                Ending::Stopped
+            }
+            Err(Interrupted::ShuttingDown) => {
+                log.say("given back: the worker is shut down");
+                Ending::Stopped
+            }
+            // Whoever has the lease now writes the log.
+            Ok(Err(JobError::Lost)) | Err(Interrupted::Lost) => return,
+        };
+        let lease = &claimed.lease;
+        let key = format!("logs/{}/{}-{}.txt", lease.evaluation, lease.shard, lease.token());
+        let text = log.text();
+        let (bytes, told) = (text.len(), log.told());
+        let keep = async {
+            self.artifacts.put(&key, text.into_bytes()).await.map_err(|e| e.to_string())?;
+            lease.keep_log(&self.pool, ending, &key, bytes, &told).await.map_err(|e| e.to_string())
+        };
+        // Nobody says meanwhile that the lease is still held.
+        match tokio::time::timeout(LOG_PATIENCE.min(self.options.lease / 3), keep).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(shard = lease.shard, error, "the attempt's log was not kept"),
+            Err(_) => warn!(shard = lease.shard, "the attempt's log was not kept in time"),
+        }
+    }
 }
+
+/// Longest time that keeping a log may take: results do not wait for it for long.
+const LOG_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Checks that a model gets before this failure counts as its own. Those that hold a worker up for long are fewer.
 fn attempts(error: &ChildError) -> i32 {

@@ -3,6 +3,7 @@
 //! The supervisor here holds the database password and never touches a model; the child holds the model and nothing
 //! else. They speak over a socketpair in frames that [`crate::wire`] defines.
 
+mod attempt_log;
 pub mod check;
 pub mod child;
 mod failure;

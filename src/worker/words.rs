@@ -9,11 +9,19 @@ const MOST_OF_CODE: usize = 64;
 /// Most bytes that the findings of one question may take as JSON.
 const MOST_OF_FINDINGS: usize = 1 << 20;
 
-/// The text without control characters, and no longer than 4,096 characters.
+/// The text without control characters but line breaks and tabs.
+pub fn plain(said: &str) -> String {
+    said.chars().filter(is_plain).collect()
+}
+
+fn is_plain(c: &char) -> bool {
+    !c.is_control() || matches!(c, '\n' | '\t')
+}
+
+/// The same, and no longer than 4,096 characters.
 pub fn text(said: &str) -> String {
-    let plain = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
-    let mut kept: String = said.chars().filter(plain).take(MOST).collect();
-    if said.chars().filter(plain).nth(MOST).is_some() {
+    let mut kept: String = said.chars().filter(is_plain).take(MOST).collect();
+    if said.chars().filter(is_plain).nth(MOST).is_some() {
         kept.push('…');
     }
     kept

@@ -24,6 +24,10 @@ async fn key(bench: &Bench, owner: &str, scopes: &[Scope]) -> String {
 async fn ask(bench: &Bench, key: &str, method: &Method, path: &str, body: Option<&Value>) -> Response {
     let request = bench.client.request(method.clone(), bench.at(path)).bearer_auth(key);
     match body {
+        // A piece of an upload, which is no JSON.
+        None if method == Method::PATCH => {
+            request.header("upload-offset", 0).header("content-type", "application/offset+octet-stream").body("12345")
+        }
         Some(body) => request.json(body),
         None => request,
     }
@@ -49,12 +53,29 @@ async fn upload(bench: &Bench, key: &str, bytes: &str) -> Response {
 struct Alices {
     model: Uuid,
     evaluation: Uuid,
+    webhook: Uuid,
+    upload: Uuid,
+}
+
+impl Alices {
+    /// What is nobody's.
+    fn nobodys() -> Self {
+        Self { model: Uuid::new_v4(), evaluation: Uuid::new_v4(), webhook: Uuid::new_v4(), upload: Uuid::new_v4() }
+    }
+
+    fn ids(&self) -> [Uuid; 4] {
+        [self.model, self.evaluation, self.webhook, self.upload]
+    }
 }
 
 async fn alices(bench: &Bench, key: &str) -> Alices {
     let model = id(&upload(bench, key, "hers").await.json().await.unwrap());
     let evaluation = id(&submit(bench, key, model).await.json().await.unwrap());
-    Alices { model, evaluation }
+    let hook = json!({"url": "https://example.com/"});
+    let webhook = id(&ask(bench, key, &Method::POST, "/v1/webhooks", Some(&hook)).await.json().await.unwrap());
+    let file = json!({"bytes": 5});
+    let upload = id(&ask(bench, key, &Method::POST, "/v1/uploads", Some(&file)).await.json().await.unwrap());
+    Alices { model, evaluation, webhook, upload }
 }
 
 /// Every operation under /v1: method and path template.
@@ -69,9 +90,16 @@ fn operations() -> Vec<(Method, String)> {
     all
 }
 
-fn fill(template: &str, model: Uuid, evaluation: Uuid) -> String {
-    let id = if template.starts_with("/v1/models") { model } else { evaluation };
+fn fill(template: &str, ids: &Alices) -> String {
+    let Alices { model, evaluation, webhook, upload } = ids;
+    let id = match template.split('/').nth(2) {
+        Some("models") => model,
+        Some("webhooks") => webhook,
+        Some("uploads") => upload,
+        _ => evaluation,
+    };
     let path = template.replace("{id}", &id.to_string()).replace("{name}", "tiny");
+    let path = path.replace("{delivery}", &Uuid::nil().to_string());
     match template {
         "/v1/leaderboard" => format!("{path}?protocol=pgd-linf"),
         "/v1/compare" => format!("{path}?a={evaluation}&b={evaluation}"),
@@ -80,9 +108,11 @@ fn fill(template: &str, model: Uuid, evaluation: Uuid) -> String {
 }
 
 /// A body that fits the operation, if it takes one.
-fn body(method: &Method, template: &str, model: Uuid) -> Option<Value> {
+fn body(method: &Method, template: &str, ids: &Alices) -> Option<Value> {
     match (method.as_str(), template) {
-        ("POST", "/v1/evaluations") => Some(evaluation_request(model, json!({}))),
+        ("POST", "/v1/evaluations") => Some(evaluation_request(ids.model, json!({}))),
+        ("POST", "/v1/uploads") => Some(json!({"bytes": 5, "sha256": "0".repeat(64)})),
+        ("POST", "/v1/webhooks") => Some(json!({"url": "https://example.com/", "evaluation": ids.evaluation})),
         ("POST", "/v1/protocols") => Some(json!({"name": "mine", "clean": {}})),
         _ => None,
     }
@@ -105,10 +135,9 @@ async fn every_route_asks_for_a_key_and_tells_a_stranger_nothing() {
     let reader = key(&bench, "alice", &[Scope::Read]).await;
     let submitter = key(&bench, "alice", &[Scope::Submit]).await;
     let bob = key(&bench, "bob", &[Scope::Read, Scope::Submit]).await;
-    let Alices { model, evaluation } = alices(&bench, &alice).await;
-    let (no_model, no_evaluation) = (Uuid::new_v4(), Uuid::new_v4());
+    let (theirs, nothing) = (alices(&bench, &alice).await, Alices::nobodys());
     for (method, template) in operations() {
-        let path = fill(&template, model, evaluation);
+        let path = fill(&template, &theirs);
         let bare = bench.client.request(method.clone(), bench.at(&path)).send().await.unwrap();
         assert_eq!(bare.headers()["www-authenticate"], "Bearer");
         assert_eq!(problem(bare, 401).await.0, "unauthorized", "{method} {path}");
@@ -118,13 +147,12 @@ async fn every_route_asks_for_a_key_and_tells_a_stranger_nothing() {
         assert_eq!(problem(refused, 403).await.0, "forbidden", "{method} {path}");
 
         // What is Alice's looks to Bob like what is nobody's.
-        let hers = ask(&bench, &bob, &method, &path, body(&method, &template, model).as_ref()).await;
-        let nobodys = fill(&template, no_model, no_evaluation);
-        let nobodys = ask(&bench, &bob, &method, &nobodys, body(&method, &template, no_model).as_ref()).await;
-        let (hers, nobodys) =
-            (shown(hers, &[model, evaluation]).await, shown(nobodys, &[no_model, no_evaluation]).await);
-        if (&method, template.as_str()) == (&Method::POST, "/v1/protocols") {
-            // The same document twice is answered 201 and 200: both are Bob's own.
+        let hers = ask(&bench, &bob, &method, &path, body(&method, &template, &theirs).as_ref()).await;
+        let nobodys = fill(&template, &nothing);
+        let nobodys = ask(&bench, &bob, &method, &nobodys, body(&method, &template, &nothing).as_ref()).await;
+        let (hers, nobodys) = (shown(hers, &theirs.ids()).await, shown(nobodys, &nothing.ids()).await);
+        if method == Method::POST && ["/v1/protocols", "/v1/uploads"].contains(&template.as_str()) {
+            // The same twice is answered 201 and 200: both are Bob's own.
             assert_eq!((hers.0, nobodys.0), (201, 200));
             continue;
         }
@@ -132,6 +160,9 @@ async fn every_route_asks_for_a_key_and_tells_a_stranger_nothing() {
         assert!(!template.contains("{id}") || hers.0 == 404, "{method} {path}: {hers:?}");
     }
     // Nothing of that touched what is Alice's.
+    let Alices { model, evaluation, webhook, upload } = theirs;
+    assert_eq!(get(&bench, &alice, &format!("/v1/uploads/{upload}")).await.status(), 200);
+    assert_eq!(get(&bench, &alice, &format!("/v1/webhooks/{webhook}")).await.status(), 200);
     let after: Value = get(&bench, &alice, &format!("/v1/evaluations/{evaluation}")).await.json().await.unwrap();
     assert_eq!((&after["state"], &after["shared"]), (&json!("queued"), &json!(false)));
     assert_eq!(get(&bench, &alice, &format!("/v1/models/{model}")).await.status(), 200);
@@ -157,7 +188,7 @@ async fn a_shared_evaluation_is_readable_by_others_until_it_is_taken_back() {
     let bench = Bench::start().await;
     let both = [Scope::Read, Scope::Submit];
     let (alice, bob) = (key(&bench, "alice", &both).await, key(&bench, "bob", &both).await);
-    let Alices { model, evaluation } = alices(&bench, &alice).await;
+    let Alices { model, evaluation, .. } = alices(&bench, &alice).await;
     let base = format!("/v1/evaluations/{evaluation}");
     let share = format!("{base}/share");
     let leaderboard = "/v1/leaderboard?protocol=pgd-linf";

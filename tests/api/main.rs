@@ -13,3 +13,5 @@ mod problems;
 mod protocols;
 mod results;
 mod service;
+mod uploads;
+mod webhooks;
