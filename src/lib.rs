@@ -7,6 +7,7 @@
 //! | [`cli`] | the commands |
 //! | [`http`] | the REST API |
 //! | [`worker`] | supervisor, lease loop, child protocol |
+//! | [`simulate`] | the queue's rules played through: what work costs on so many workers |
 //! | [`queue`] | claim, heartbeat, commit, reap |
 //! | [`store`] | SQL queries and artifacts |
 //! | [`postgres`] | the embedded database cluster |
@@ -27,6 +28,7 @@ pub mod postgres;
 pub mod protocol;
 pub mod queue;
 pub mod robustness;
+pub mod simulate;
 pub mod store;
 pub mod telemetry;
 pub mod wire;
