@@ -253,9 +253,11 @@ async fn every_sql_query_of_every_dashboard_returns_rows_to_the_reader() {
         }
     }
     assert_eq!(empty, [""; 0], "these panels are empty");
-    let scaler = read("deploy/kubernetes/keda/scale.yaml");
-    let queries: Vec<String> =
-        scaler.lines().filter_map(|line| serde_json::from_str(line.trim().strip_prefix("query: ")?).ok()).collect();
+    let scalers = ["worker-gpu", "worker-gpu-large"].map(|class| read(&format!("deploy/kubernetes/keda/{class}.yaml")));
+    let queries = scalers.map(|scaler| {
+        let query = scaler.lines().find_map(|line| line.trim().strip_prefix("query: ").map(str::to_owned)).unwrap();
+        serde_json::from_str::<String>(&query).unwrap()
+    });
     let mut wanted = Vec::new();
     for query in queries {
         wanted.push(sqlx::query_scalar::<_, f64>(AssertSqlSafe(query)).fetch_one(&mut connection).await.unwrap());
