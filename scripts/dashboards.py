@@ -147,7 +147,14 @@ OPERATIONS = dashboard("gauntlet-operations", "Gauntlet / Operations", "Is it up
     lines("Passes of single images", [(rate("gauntlet_engine_forwards_total"), "forward"), (rate("gauntlet_engine_backwards_total"), "backward")], "ops"),
     lines("How full batches are", [(f"{rate('gauntlet_engine_forwards_total')} / {rate('gauntlet_engine_rows_total')}", "occupancy"),
                                    ], "percentunit", about="Rows that the search asked for, of all rows sent through the model."),
+    lines("Efficiency", [(f"{rate('gauntlet_engine_floor_seconds_total')} / {rate('gauntlet_engine_seconds_total')}", "of the floor")], "percentunit",
+          about="Time that the passes of finished shards take at least, at the speed measured when the model was checked, of the time that they took."),
+    lines("Waiting for corrupted images", [
+        (f"{rate('gauntlet_engine_corruption_wait_seconds_total')} / {rate('gauntlet_engine_seconds_total')}", "model waits"),
+        (rate("gauntlet_engine_corruption_cpu_seconds_total"), "cores corrupting")], "short",
+          about="Share of the time in which models wait for the processor, and how many cores make images for them."),
     lines("Batch", [("max by (instance) (gauntlet_engine_batch_images)", "{{instance}}")], about="Images per kernel launch."),
+    lines("Batches halved for memory", [(rate("gauntlet_engine_batch_halvings_total"), "halved")], "ops"),
     lines("Findings on finished evaluations", [(rate("gauntlet_worker_findings_total", "kind"), "{{kind}}")], "ops"),
     lines("Finished evaluations by grade", [(rate("gauntlet_worker_evaluations_graded_total", "kind"), "{{kind}}")], "ops"),
     row("Machine"),
@@ -222,6 +229,10 @@ CAPACITY = dashboard("gauntlet-capacity", "Gauntlet / Capacity", "Who uses how m
 from report.forecast f""", "s", source=POSTGRES, width=6, about="With the workers there are now; nothing without workers."),
     figure("Workers", "select count(*) from report.workers where alive and not draining", source=POSTGRES, width=6),
     figure("Shards to run", "select shards from report.runnable", source=POSTGRES, width=6),
+    table("Asked of workers", """select state, needs ->> 'device' as needs_device, (needs ->> 'gpu_memory_bytes')::bigint as needs_gpu_memory,
+    needs ->> 'labels' as needs_labels, device as began_on, hardware, sum(shards) as shards
+from report.demand group by 1, 2, 3, 4, 5, 6 order by shards desc""", width=24, overrides=cells("needs_gpu_memory", {"unit": "bytes"}),
+          about="Open shards by what they need; autoscalers of each class of workers ask report.wanted."),
     table("Open evaluations", """select owner, model, priority, state, shards_left, seconds_per_shard, worker_seconds, created_at, evaluation_id
 from report.forecast order by priority desc, created_at""", width=24,
           overrides=cells("seconds_per_shard|worker_seconds", {"unit": "s"})),
@@ -238,7 +249,7 @@ from report.usage where $__timeFilter(finished_at) group by 1, 2 order by 1""", 
           defaults={"min": 0, "custom": {"drawStyle": "bars", "fillOpacity": 60, "stacking": {"mode": "normal", "group": "A"}}}),
     lines("Busy workers, of all", [("sum(gauntlet_worker_busy)", "busy"), ('sum(max by (device) (gauntlet_workers{state="accepting"}))', "all")], width=12),
     row("Machines"),
-    table("Workers", """select host, device, hardware, libtorch, version, started_at, seen_at, draining, alive from report.workers
+    table("Workers", """select host, device, hardware, gpu_memory_bytes, labels::text as labels, libtorch, version, started_at, seen_at, draining, alive from report.workers
 order by alive desc, host""", width=24),
 ], [{"name": "price", "label": "Price of an hour", "type": "textbox", "query": "2.50", "hide": 0, "options": [], "current": {"text": "2.50", "value": "2.50"}}],
     since="now-30d")

@@ -8,6 +8,7 @@
 //! | [`http`] | the REST API |
 //! | [`webhook`] | tells owners by HTTP what was committed |
 //! | [`worker`] | supervisor, lease loop, child protocol |
+//! | [`simulate`] | the queue's rules played through: what work costs on so many workers |
 //! | [`queue`] | claim, heartbeat, commit, reap |
 //! | [`store`] | SQL queries and artifacts |
 //! | [`postgres`] | the embedded database cluster |
@@ -28,6 +29,7 @@ pub mod postgres;
 pub mod protocol;
 pub mod queue;
 pub mod robustness;
+pub mod simulate;
 pub mod store;
 pub mod telemetry;
 pub mod webhook;

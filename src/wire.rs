@@ -157,6 +157,8 @@ pub struct Progress {
     pub backwards: u64,
     /// Rows of all batches sent through the model: `forwards / rows` is how full the batches were.
     pub rows: u64,
+    /// Time that the model waited for corrupted images.
+    pub waited_microseconds: u64,
 }
 
 /// Processor seconds that a shard took in the evaluator, all threads together.
@@ -336,7 +338,7 @@ mod tests {
         signs.look(Sign::Overturned, 101, true);
         vec![
             Reply::Rejected { code: "wrong_shape".into(), found: "logits have shape [16, 5]".into() },
-            Reply::Progress(Progress { verdicts: 12, forwards: 40, backwards: 36, rows: 64 }),
+            Reply::Progress(Progress { verdicts: 12, forwards: 40, backwards: 36, rows: 64, waited_microseconds: 9 }),
             Reply::Done {
                 verdicts: vec![vec![verdict]],
                 witnesses: vec![WitnessAt { condition: 0, image: 100 }],

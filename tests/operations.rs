@@ -18,7 +18,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 use reqwest::Client;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Row};
 use uuid::Uuid;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -155,7 +155,7 @@ async fn the_reader_can_read_views_and_nothing_else() {
             .fetch_all(&mut connection)
             .await
             .unwrap();
-    assert_eq!(views.len(), 10, "{views:?}");
+    assert_eq!(views.len(), 11, "{views:?}");
     for view in views {
         connection.execute(AssertSqlSafe(format!("select * from report.{view}"))).await.unwrap();
     }
@@ -253,10 +253,16 @@ async fn every_sql_query_of_every_dashboard_returns_rows_to_the_reader() {
         }
     }
     assert_eq!(empty, [""; 0], "these panels are empty");
-    let scaler = read("deploy/kubernetes/keda/scale.yaml");
-    let query = scaler.lines().find_map(|line| line.trim().strip_prefix("query: \"")?.strip_suffix('"')).unwrap();
-    let wanted: f64 = sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_one(&mut connection).await.unwrap();
-    assert_eq!(wanted, 4.0, "the four shards of the open evaluation");
+    let scalers = ["worker-gpu", "worker-gpu-large"].map(|class| read(&format!("deploy/kubernetes/keda/{class}.yaml")));
+    let queries = scalers.map(|scaler| {
+        let query = scaler.lines().find_map(|line| line.trim().strip_prefix("query: ").map(str::to_owned)).unwrap();
+        serde_json::from_str::<String>(&query).unwrap()
+    });
+    let mut wanted = Vec::new();
+    for query in queries {
+        wanted.push(sqlx::query_scalar::<_, f64>(AssertSqlSafe(query)).fetch_one(&mut connection).await.unwrap());
+    }
+    assert_eq!(wanted, [4.0, 0.0], "the four shards of the open evaluation are for the standard class");
 }
 
 #[test]
@@ -268,7 +274,7 @@ fn every_alert_has_its_runbook_and_every_panel_a_provisioned_source() {
         .map(|heading| heading.trim().to_lowercase().replace(' ', "-"))
         .collect();
     let alerts = alerts();
-    assert!(alerts.len() >= 9);
+    assert!(alerts.len() >= 10);
     for (name, _, runbook) in alerts {
         let anchor = runbook.strip_prefix("docs/OPERATIONS.md#").unwrap();
         assert_eq!(anchor, name.to_lowercase());
@@ -494,6 +500,71 @@ async fn every_expression_of_dashboards_and_alerts_finds_data_in_a_real_run() {
     for address in [&of_api, &of_worker] {
         promtool(&["check", "metrics"], &scrape(address).await.unwrap());
     }
+    if let Some((_, address)) = watcher.as_ref().filter(|_| is_there("psql")) {
+        dashboards_are_reported(&world, address);
+    }
+}
+
+/// `scripts/dashboards-report` shows every panel, and finds no other panels empty than those of results that this run has not.
+fn dashboards_are_reported(world: &World, prometheus: &str) {
+    let output = Command::new("python3")
+        .arg(repository("scripts/dashboards-report"))
+        .args(["--prometheus", &format!("http://{prometheus}"), "--postgres", &world.url, "--hours", "0.1"])
+        .output()
+        .unwrap();
+    let (page, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    for dashboard in dashboards() {
+        for panel in dashboard["panels"].as_array().unwrap() {
+            let title = panel["title"].as_str().unwrap().split('$').next().unwrap();
+            assert!(page.contains(title), "{title} is not reported: {said}");
+        }
+    }
+    let empty: Vec<&str> = said.lines().filter_map(|line| line.trim().strip_prefix("empty: ")).collect();
+    let of_others = [
+        "L∞",
+        "L2",
+        "Corruption × severity",
+        "$model_a against $model_b",
+        "Work left",
+        "Queue empty in",
+        "Open evaluations",
+        "Asked of workers",
+    ];
+    for panel in &empty {
+        assert!(of_others.iter().any(|title| panel.ends_with(title)), "{panel}: {said}");
+    }
+    assert_eq!(output.status.success(), empty.is_empty(), "{said}");
+}
+
+/// Eight shards of one second each, on a machine where nothing else costs time.
+#[tokio::test]
+async fn simulations_go_by_what_was_measured() {
+    let (bench, [id, _]) = history().await;
+    let simulate = |arguments: &[&str]| -> Value {
+        let output = Command::new(env!("CARGO_BIN_EXE_gauntlet"))
+            .arg("simulate")
+            .args(arguments)
+            .args(["--format", "json", "--workers", "1,4", "--price", "3600"])
+            .env("DATABASE_URL", bench.pool.connect_options().to_url_lossy().as_str())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let same = simulate(&["like", &id.to_string(), "--load-seconds", "0", "--between-seconds", "0"]);
+    assert_eq!((&same["shards"], &same["unmeasured_shards"]), (&json!(8), &json!(0)));
+    let [alone, four] = [0, 1].map(|i| same["answers"][i].clone());
+    for (answer, seconds, cost) in [(&alone, 8.0, 8.0), (&four, 2.0, 8.0)] {
+        assert!((answer["seconds"].as_f64().unwrap() - seconds).abs() < 1e-6, "{same}");
+        assert!((answer["device_hours"].as_f64().unwrap() - 8.0 / 3600.0).abs() < 1e-9, "{same}");
+        assert!((answer["cost"].as_f64().unwrap() - cost).abs() < 1e-6, "{same}");
+    }
+    let half = simulate(&["like", &id.to_string(), "--images", "20", "--load-seconds", "0", "--between-seconds", "0"]);
+    assert!((half["answers"][0]["seconds"].as_f64().unwrap() - 4.0).abs() < 1e-6, "{half}");
+    // One evaluation is open, and nothing of it was measured.
+    let queue = simulate(&["queue"]);
+    assert_eq!((&queue["shards"], &queue["unmeasured_shards"]), (&json!(4), &json!(4)));
+    assert_eq!(queue["answers"][0]["evaluations"].as_array().unwrap().len(), 1);
 }
 
 /// Prometheus with the shipped rules, watching these addresses.
@@ -565,7 +636,8 @@ async fn an_evaluation_is_followed_through_logs_and_traces_by_its_id() {
     };
     let queued = about(&events[0], "evaluation queued");
     assert_eq!(queued["spans"][0]["id"], "my-request", "{queued}");
-    about(&events[1], "shard started");
+    let started = about(&events[1], "shard started");
+    assert_eq!(started["spans"][0]["request"], "my-request", "{started}");
     about(&events[1], "shard committed");
 
     let spans = spans.lock().unwrap();
@@ -581,6 +653,10 @@ async fn an_evaluation_is_followed_through_logs_and_traces_by_its_id() {
     let shard = spans.iter().find(|(_, span)| span.name == "shard").unwrap();
     let evaluate = spans.iter().find(|(_, span)| span.name == "evaluate").unwrap();
     assert_eq!(evaluate.1.parent_span_id, shard.1.span_id);
+    // From the request to the evaluator's process.
+    let says = |span: &Span, key: &str| span.attributes.iter().find(|a| a.key == key).map(|a| format!("{:?}", a.value));
+    assert!(says(&shard.1, "request").is_some_and(|id| id.contains("my-request")), "{shard:?}");
+    assert!(says(&evaluate.1, "pid").is_some(), "{evaluate:?}");
 }
 
 #[test]

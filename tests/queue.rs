@@ -5,13 +5,14 @@ mod common;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use common::bench::{Bench, LEASE, platform, profile};
+use common::bench::{Bench, LEASE, capabilities, enforced, platform, profile};
 use gauntlet::dataset::Catalogue;
-use gauntlet::protocol::{Platform, builtin};
+use gauntlet::protocol::{Capabilities, Needs, Platform, builtin};
 use gauntlet::queue::{self, Claimed, Failure, LeaseError, Order, Outage, Reaped};
 use gauntlet::store::Quotas;
 use gauntlet::store::evaluations::{self, Evaluation, NewEvaluation, State, SubmitError, WitnessPolicy};
 use gauntlet::store::models::{ProbeReport, Rejection};
+use gauntlet::store::workers::SandboxState;
 use serde_json::json;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -104,6 +105,142 @@ async fn owners_take_turns_and_priority_goes_before_turns() {
     }
     // Two shards each. Urgent first; then the owner with less running, and in a tie the older evaluation.
     assert_eq!(served, [3, 3, 0, 2, 0, 2, 1, 1]);
+}
+
+fn offer(json: serde_json::Value) -> Capabilities {
+    serde_json::from_value(json).unwrap()
+}
+
+const GIB: u64 = 1 << 30;
+
+#[tokio::test]
+async fn an_evaluation_goes_only_to_workers_that_meet_its_needs_and_says_what_is_missing() {
+    let bench = Bench::start().await;
+    let model = bench.ready_model("m").await;
+    let needs = json!({"device": "cuda", "gpu_memory_bytes": 40 * GIB, "labels": {"gpu": "h100"}});
+    let needy = bench.evaluation(model, json!({"images": 20, "needs": needs})).await;
+    let offers = [
+        json!({"device": "cpu", "labels": {"gpu": "h100"}}),
+        json!({"device": "cuda", "gpu_memory_bytes": 24 * GIB, "labels": {"gpu": "h100"}}),
+        json!({"device": "cuda", "gpu_memory_bytes": 80 * GIB, "labels": {"gpu": "a100"}}),
+        json!({"device": "cuda", "labels": {"gpu": "h100"}}),
+        json!({"device": "cuda", "gpu_memory_bytes": 80 * GIB, "labels": {"gpu": "h100", "zone": "b"}}),
+    ];
+    let parsed: Needs = serde_json::from_value(needs.clone()).unwrap();
+    let told = async || queue::waiting(&bench.pool, &read(&bench, needy).await).await.unwrap().unwrap();
+    let mut capable = 0;
+    for offered in offers.clone() {
+        let offered = offer(offered);
+        bench.announce_one(&SandboxState::Known(enforced()), &offered).await;
+        let waiting = told().await;
+        let claimed = bench.claim_as(&platform(), &offered, None).await;
+        // The database and the code judge alike.
+        assert_eq!(claimed.is_some(), parsed.met_by(&offered), "{offered:?}");
+        match claimed {
+            Some(claimed) => {
+                capable += 1;
+                assert_eq!(waiting.code, "queue", "{waiting:?}");
+                claimed.lease.release(&bench.pool).await.unwrap();
+            }
+            None => {
+                let missing = "has the device cuda, 40 GiB of GPU memory, the label gpu=h100";
+                assert!(waiting.code == "needs" && waiting.sentence.contains(missing), "{waiting:?}");
+            }
+        }
+    }
+    assert_eq!(capable, 1);
+    let biggest = bench.evaluation(model, json!({"images": 20, "needs": {"gpu_memory_bytes": 96 * GIB}})).await;
+    let waiting = queue::waiting(&bench.pool, &read(&bench, biggest).await).await.unwrap().unwrap();
+    assert!(waiting.sentence.contains("96 GiB of GPU memory (the largest GPU has 80 GiB)"), "{waiting:?}");
+
+    // Autoscalers of each class see what their workers could take, and nothing else.
+    bench.evaluation(model, json!({"images": 20})).await;
+    for (class, wanted) in offers.into_iter().zip([2, 2, 2, 2, 4]) {
+        let found: i64 =
+            sqlx::query_scalar("select report.wanted($1)").bind(Json(&class)).fetch_one(&bench.pool).await.unwrap();
+        assert_eq!(found, wanted, "{class}");
+    }
+    let class = json!({"device": "cuda", "gpu_memory_bytes": 96 * GIB});
+    let found: i64 =
+        sqlx::query_scalar("select report.wanted($1)").bind(Json(class)).fetch_one(&bench.pool).await.unwrap();
+    assert_eq!(found, 4, "96 GiB without a label: the biggest and the undemanding");
+    let found: i64 = sqlx::query_scalar("select report.wanted($1, $2)")
+        .bind(Json(json!({"device": "cuda", "gpu_memory_bytes": 96 * GIB})))
+        .bind(Json(json!({"device": "cuda", "gpu_memory_bytes": 24 * GIB})))
+        .fetch_one(&bench.pool)
+        .await
+        .unwrap();
+    assert_eq!(found, 2, "what smaller GPUs can take is left to them");
+}
+
+#[tokio::test]
+async fn workers_that_are_all_busy_are_a_reason_to_wait() {
+    let bench = Bench::start().await;
+    let model = bench.ready_model("m").await;
+    bench.announce_worker().await;
+    let worker: Uuid = sqlx::query_scalar("select id from workers").fetch_one(&bench.pool).await.unwrap();
+    small(&bench, model).await;
+    let running = bench.claim().await.unwrap();
+    sqlx::query("update shards set worker_id = $1").bind(worker).execute(&bench.pool).await.unwrap();
+    let urgent = bench.evaluation(model, json!({"images": 20, "priority": 1})).await;
+    let told = async || queue::waiting(&bench.pool, &read(&bench, urgent).await).await.unwrap().unwrap();
+    assert_eq!(told().await.sentence, "every worker is busy (1 of 1)");
+    bench.finish(running, &ALL_ROBUST).await;
+    assert_eq!(told().await.sentence, "a worker will take it within seconds");
+}
+
+/// An evaluation of this many shards.
+async fn long(bench: &Bench, model: Uuid, shards: usize) -> Uuid {
+    let seeds: Vec<usize> = (0..shards).collect();
+    bench.evaluation(model, json!({"protocol": "clean", "set": {}, "images": 20, "seeds": seeds})).await
+}
+
+#[tokio::test]
+async fn a_worker_prefers_the_model_it_has_loaded_among_equals_and_starves_nobody() {
+    let bench = Bench::start().await;
+    let (old, loaded) = (bench.ready_model("old").await, bench.ready_model("loaded").await);
+    let waiting = long(&bench, old, 2).await;
+    long(&bench, loaded, 24).await;
+    // Without a preference the older evaluation goes first.
+    let first = bench.claim().await.unwrap();
+    assert_eq!(first.evaluation.id, waiting);
+    first.lease.release(&bench.pool).await.unwrap();
+
+    let mut affinity = queue::Affinity::default();
+    affinity.took(loaded);
+    let mut served = Vec::new();
+    for _ in 0..queue::MOST_IN_A_ROW + 2 {
+        let claimed = bench.claim_as(&platform(), &capabilities(), affinity.prefers()).await.unwrap();
+        affinity.took(claimed.model.id);
+        served.push(claimed.model.id);
+        bench.finish(claimed, &ALL_ROBUST).await;
+    }
+    // Its own model up to the bound, then whoever has waited; and that one's model is loaded then.
+    let turns = queue::MOST_IN_A_ROW as usize - 1;
+    assert!(served[..turns].iter().all(|model| *model == loaded), "{served:?}");
+    assert_eq!(served[turns..turns + 2], [old, old], "{served:?}");
+    assert_eq!(served[turns + 2], loaded);
+}
+
+#[tokio::test]
+async fn preference_goes_neither_before_priority_nor_before_fairness() {
+    let bench = Bench::start().await;
+    let (loaded, other) = (bench.ready_model("loaded").await, bench.ready_model("other").await);
+    let claim = async || bench.claim_as(&platform(), &capabilities(), Some(loaded)).await.unwrap();
+    long(&bench, loaded, 8).await;
+    let first = claim().await;
+    assert_eq!(first.model.id, loaded);
+    // An owner of whom nothing runs goes before one of whom something does.
+    let modest = long(&bench, other, 1).await;
+    sqlx::query("update evaluations set owner = 'modest' where id = $1")
+        .bind(modest)
+        .execute(&bench.pool)
+        .await
+        .unwrap();
+    assert_eq!(claim().await.evaluation.id, modest);
+    let urgent = bench.evaluation(other, json!({"protocol": "clean", "set": {}, "images": 20, "priority": 1})).await;
+    assert_eq!(claim().await.evaluation.id, urgent);
+    assert_eq!(claim().await.model.id, loaded);
 }
 
 #[tokio::test]
@@ -304,7 +441,7 @@ async fn an_evaluation_stays_on_the_platform_it_began_on() {
     let first = bench.claim().await.unwrap();
     bench.finish(first, &ALL_ROBUST).await;
     let other = Platform { hardware: "AVX512".into(), ..platform() };
-    let claim = async |platform: &Platform| queue::claim(&bench.pool, Uuid::new_v4(), platform, LEASE).await.unwrap();
+    let claim = async |platform: &Platform| bench.claim_as(platform, &capabilities(), None).await;
     assert!(claim(&other).await.is_none());
     let second = claim(&platform()).await.unwrap();
     // A profile, once fixed, stays.
@@ -378,6 +515,8 @@ async fn more_shards_than_the_queue_can_bear_are_refused() {
             seeds: &[0],
             witnesses: WitnessPolicy::None,
             priority: 0,
+            needs: &Needs::default(),
+            request_id: None,
             quotas: &Quotas::NONE,
         };
         evaluations::insert(&bench.pool, &new).await
@@ -430,6 +569,9 @@ async fn the_depth_of_the_queue_counts_the_reasons_that_owners_are_given() {
     let depth = agree().await;
     assert_eq!((depth.queued, depth.runnable, depth.running), (3, 3, 0));
     assert!(depth.oldest_seconds > 0.0);
+    let needy = bench.evaluation(model, json!({"needs": {"device": "cuda"}})).await;
+    agree().await;
+    queue::cancel(&bench.pool, None, needy).await.unwrap();
     let claimed = bench.claim().await.unwrap();
     assert_eq!(agree().await.running, 1);
     claimed.lease.fail(&bench.pool, &crash()).await.unwrap();

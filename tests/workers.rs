@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::world::{Verdicts, World, by_cell, digits_spec, repository};
-use gauntlet::protocol::{Device, Diagnostics, Grade, Protocol};
-use gauntlet::queue;
+use gauntlet::protocol::{Capabilities, Device, Diagnostics, Grade, Labels, Protocol};
+use gauntlet::queue::{self, Claimant};
 use gauntlet::store::evaluations::{self, State};
 use gauntlet::store::{evidence, report, shards};
 use gauntlet::worker::{Child, ChildError, ChildOptions};
@@ -321,7 +321,10 @@ async fn leases_of_the_dead_are_taken_back_while_the_living_work() {
     // Beside the worker's lease, one of a worker that is never heard of again.
     world.until(id, |e| e.profile.is_some()).await;
     let platform = world.until(id, |_| true).await.profile.unwrap().0.platform;
-    let dead = queue::claim(&world.pool, uuid::Uuid::new_v4(), &platform, Duration::from_millis(1)).await;
+    let capabilities = Capabilities { device: Device::Cpu, gpu_memory_bytes: None, labels: Labels::new() };
+    let (worker, prefers) = (uuid::Uuid::new_v4(), None);
+    let claimant = Claimant { worker, platform: &platform, capabilities: &capabilities, prefers };
+    let dead = queue::claim(&world.pool, &claimant, Duration::from_millis(1)).await;
     let shard = dead.unwrap().unwrap().lease.shard;
     world.until_true(&format!("select state = 'queued' and attempts = 1 from shards where id = {shard}")).await;
     // All the while the worker was busy with its first shard.

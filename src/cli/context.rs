@@ -9,9 +9,10 @@ use sqlx::PgPool;
 
 use crate::config::{SandboxChoice, Settings, Sources};
 use crate::postgres::Cluster;
-use crate::protocol::{Device, Pictures};
+use crate::protocol::{Capabilities, Device, LabelList, Pictures};
 use crate::store::frost::FrostFiles;
 use crate::store::{Artifacts, pool};
+use crate::telemetry::gpu;
 use crate::telemetry::logs::{self, Telemetry};
 use crate::wire::Confinement;
 use crate::worker::{ChildOptions, WorkerOptions};
@@ -108,9 +109,26 @@ fn found_device() -> Device {
     if std::path::Path::new("/dev/nvidia0").exists() { Device::Cuda } else { Device::Cpu }
 }
 
+/// What a worker offers: its GPU's memory as the settings or the driver say it, and the labels of the settings.
+fn capabilities(settings: &Settings, device: Device) -> anyhow::Result<Capabilities> {
+    let LabelList(labels) = settings
+        .labels
+        .as_deref()
+        .unwrap_or_default()
+        .parse()
+        .map_err(|problem| anyhow::anyhow!("the setting `labels`: {problem}"))?;
+    let gpu_memory_bytes = match device {
+        Device::Cpu => None,
+        Device::Cuda => settings.gpu_memory_bytes.or_else(gpu::memory_bytes),
+    };
+    Ok(Capabilities { device, gpu_memory_bytes, labels })
+}
+
 pub fn worker_options(settings: &Settings, sharing: u32) -> anyhow::Result<WorkerOptions> {
+    let child = child_options(settings, sharing)?;
     Ok(WorkerOptions {
-        child: child_options(settings, sharing)?,
+        capabilities: capabilities(settings, child.device)?,
+        child,
         lease: Duration::from_secs(settings.lease_seconds.max(1)),
         poll: Duration::from_millis(settings.poll_milliseconds.max(1)),
     })

@@ -15,7 +15,7 @@ use crate::config::Settings;
 use crate::dataset::{Catalogue, Geometry, ImportOptions, Resize, Source, SourceOptions};
 use crate::http::evaluations::{EvaluationRequest, ProtocolChoice};
 use crate::protocol::report::{Row, Table};
-use crate::protocol::{Format, ModelSpec};
+use crate::protocol::{Format, ModelSpec, Needs};
 use crate::store::evaluations::{State, WitnessPolicy};
 
 const DIGITS: &[u8] = include_bytes!("../../data/digits/digits.npz");
@@ -86,6 +86,7 @@ async fn show_off(client: &Client, settings: &Settings) -> anyhow::Result<()> {
             seeds: vec![0],
             witnesses: WitnessPolicy::default(),
             priority: 0,
+            needs: Needs::default(),
         };
         submitted.push((name, client.submit(&request).await?.summary.id));
     }

@@ -16,6 +16,7 @@ mod key;
 mod pieces;
 mod run;
 mod show;
+mod simulate;
 mod submit;
 #[cfg(feature = "evaluator")]
 mod train;
@@ -47,7 +48,7 @@ enum Command {
     /// Run the API alone; workers run elsewhere.
     Serve,
     /// Serve one device: check models and run shards until told to stop.
-    Worker,
+    Worker(worker::WorkerArguments),
     /// Say by the exit code whether the API or worker of these settings is well; for health checks.
     Health {
         #[arg(value_enum)]
@@ -88,6 +89,9 @@ enum Command {
     /// Measure, as ratios to rivals in the same run.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Say how long work would take on so many workers, and what it would cost.
+    #[command(subcommand)]
+    Simulate(simulate::SimulateCommand),
     /// Print the API's description, the content of openapi.yaml.
     #[command(hide = true)]
     Openapi,
@@ -132,7 +136,7 @@ fn run(Cli { global, command }: Cli) -> anyhow::Result<()> {
 
 async fn run_async(global: Global, command: Command) -> anyhow::Result<()> {
     let settings = global.settings()?;
-    if !matches!(command, Command::Up | Command::Serve | Command::Worker | Command::Demo(_) | Command::Submit(_)) {
+    if !matches!(command, Command::Up | Command::Serve | Command::Worker(_) | Command::Demo(_) | Command::Submit(_)) {
         // `gauntlet status | head` should end as other tools do. Servers want the error instead, and so does an upload whose
         // connection breaks off.
         // SAFETY: no handler is involved.
@@ -141,7 +145,7 @@ async fn run_async(global: Global, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Up => up::up(&settings).await,
         Command::Serve => up::serve(&settings).await,
-        Command::Worker => worker::run(&settings).await,
+        Command::Worker(arguments) => worker::run(arguments, &settings).await,
         Command::Health { part } => health::run(part, &settings).await,
         Command::Migrate => up::migrate(&settings).await,
         Command::Dataset(command) => dataset::run(command, context::artifacts(&settings)?.store()).await,
@@ -157,6 +161,7 @@ async fn run_async(global: Global, command: Command) -> anyhow::Result<()> {
         Command::Corrupt(arguments) => corrupt::run(&arguments, &settings),
         Command::Demo(arguments) => demo::run(arguments, &settings).await,
         Command::Bench(command) => bench::run(command).await,
+        Command::Simulate(command) => simulate::run(command, &settings).await,
         Command::Openapi | Command::Config(_) => unreachable!("needs no runtime"),
         #[cfg(feature = "evaluator")]
         Command::Evaluate | Command::TrainDigits(_) => unreachable!("needs no runtime"),

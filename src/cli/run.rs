@@ -89,7 +89,7 @@ pub async fn run(arguments: RunArguments, settings: &Settings) -> anyhow::Result
         verdict_format(path)?;
     }
     let images = Images::open(&arguments.dataset, &arguments.reading, settings).await?;
-    let protocol = protocol(&arguments)?;
+    let protocol = named_protocol(&arguments.protocol, &arguments.settings)?;
     let artifacts = (!protocol.corruption.is_empty()).then(|| context::artifacts(settings)).transpose()?;
     let pictures = match &artifacts {
         Some(artifacts) => context::frost_pictures(settings, artifacts).await?,
@@ -147,16 +147,17 @@ pub async fn run(arguments: RunArguments, settings: &Settings) -> anyhow::Result
     }
 }
 
-fn protocol(arguments: &RunArguments) -> anyhow::Result<Protocol> {
-    if Path::new(&arguments.protocol).is_file() {
-        let text = std::fs::read_to_string(&arguments.protocol).with_context(|| arguments.protocol.clone())?;
-        return Protocol::from_toml(&text, &arguments.settings).with_context(|| arguments.protocol.clone());
+/// A protocol by its file or its built-in name, with these values set.
+pub fn named_protocol(name: &str, settings: &[(String, String)]) -> anyhow::Result<Protocol> {
+    if Path::new(name).is_file() {
+        let text = std::fs::read_to_string(name).with_context(|| name.to_owned())?;
+        return Protocol::from_toml(&text, settings).with_context(|| name.to_owned());
     }
-    let Some(named) = builtin(&arguments.protocol) else {
+    let Some(named) = builtin(name) else {
         let known: Vec<String> = crate::protocol::builtins().into_iter().map(|p| p.name).collect();
-        bail!("{} is neither a file nor a built-in protocol ({})", arguments.protocol, known.join(", "));
+        bail!("{name} is neither a file nor a built-in protocol ({})", known.join(", "));
     };
-    Ok(Protocol::from_value(serde_json::to_value(named)?, &arguments.settings)?)
+    Ok(Protocol::from_value(serde_json::to_value(named)?, settings)?)
 }
 
 enum VerdictFormat {

@@ -14,7 +14,7 @@ use super::run::setting;
 use super::show::{self, Format};
 use crate::dataset::Shape;
 use crate::http::evaluations::{EvaluationRequest, ProtocolChoice};
-use crate::protocol::{Format as ModelFormat, ModelSpec, Preprocessing, builtin};
+use crate::protocol::{Device, Format as ModelFormat, LabelList, ModelSpec, Needs, Preprocessing, builtin};
 use crate::store::evaluations::{State, WitnessPolicy};
 
 #[derive(Debug, Args)]
@@ -63,6 +63,15 @@ pub struct SubmitArguments {
     /// Higher is served first.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     priority: i32,
+    /// Only workers of this device may run it.
+    #[arg(long, value_enum, value_name = "DEVICE")]
+    need_device: Option<Device>,
+    /// Only workers whose GPU has so much memory, e.g. 40.
+    #[arg(long, value_name = "GIB")]
+    need_gpu_gib: Option<u64>,
+    /// Only workers with these labels, e.g. gpu=h100,zone=b.
+    #[arg(long, value_name = "NAME=VALUE,…")]
+    need_labels: Option<LabelList>,
     /// Wait for the end and print the table.
     #[arg(long)]
     watch: bool,
@@ -96,6 +105,11 @@ pub async fn submit(arguments: SubmitArguments) -> anyhow::Result<()> {
         seeds: arguments.seeds.clone(),
         witnesses: arguments.witnesses.unwrap_or_default(),
         priority: arguments.priority,
+        needs: Needs {
+            device: arguments.need_device,
+            gpu_memory_bytes: arguments.need_gpu_gib.map(|gib| gib.saturating_mul(1 << 30)),
+            labels: arguments.need_labels.clone().unwrap_or_default().0,
+        },
     };
     let view = client.submit(&request).await?;
     let id = view.summary.id;

@@ -1,5 +1,6 @@
 //! `gauntlet worker`: serve one device until told to stop.
 
+use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
@@ -11,7 +12,27 @@ use crate::worker::{Shutdown, Worker};
 /// Connections a worker needs: one for its work, one for its heartbeats, one to spare.
 const CONNECTIONS: u32 = 3;
 
-pub async fn run(settings: &Settings) -> anyhow::Result<()> {
+/// What `gauntlet worker` takes beside the settings.
+#[derive(Debug, Args)]
+pub struct WorkerArguments {
+    /// What this worker calls itself, in place of the setting `labels`: gpu=h100,zone=b.
+    #[arg(long, value_name = "NAME=VALUE,…")]
+    labels: Option<String>,
+    /// The GPU memory it offers, in place of the setting `gpu_memory_bytes`.
+    #[arg(long, value_name = "BYTES")]
+    gpu_memory_bytes: Option<u64>,
+}
+
+impl WorkerArguments {
+    fn over(self, settings: &Settings) -> Settings {
+        let (labels, bytes) =
+            (self.labels.or(settings.labels.clone()), self.gpu_memory_bytes.or(settings.gpu_memory_bytes));
+        Settings { labels, gpu_memory_bytes: bytes, ..settings.clone() }
+    }
+}
+
+pub async fn run(arguments: WorkerArguments, settings: &Settings) -> anyhow::Result<()> {
+    let settings = &arguments.over(settings);
     let _telemetry = context::telemetry(settings, "worker")?;
     let metrics = match settings.worker_metrics_listen {
         Some(address) => Some(super::up::listen(address, "worker_metrics_listen").await?),

@@ -10,7 +10,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use super::source::existing_ancestor;
 use super::{SandboxChoice, Settings, Sources};
-use crate::protocol::Device;
+use crate::protocol::{Device, LabelList};
 use crate::store::frost::FrostFiles;
 
 /// Something about a configuration.
@@ -165,6 +165,14 @@ fn resources(settings: &Settings, report: &mut Report) {
     if settings.device == Some(Device::Cuda) && !Path::new("/dev/nvidia0").exists() {
         report.wrong("device", "this machine has no GPU (/dev/nvidia0): leave it unset, or give cpu");
     }
+    if let Some(Err(problem)) = settings.labels.as_deref().map(LabelList::from_str) {
+        report.wrong("labels", format!("{problem}: give NAME=VALUE pairs such as gpu=h100,zone=b"));
+    }
+    if settings.gpu_memory_bytes.is_some() && settings.device == Some(Device::Cpu) {
+        report.wrong("gpu_memory_bytes", "the device is cpu: leave it unset");
+    } else if settings.gpu_memory_bytes.is_some_and(|bytes| bytes < 1 << 30) {
+        report.wrong("gpu_memory_bytes", "less than 1 GiB (1073741824): give bytes, or leave it unset");
+    }
     if let Some(bytes) = settings.evaluator_memory_bytes {
         let whole =
             Settings { evaluator_memory_bytes: None, ..settings.clone() }.memory_for(1).map(|most| most / 3 * 4);
@@ -308,7 +316,7 @@ mod tests {
 
     #[test]
     fn planted_mistakes_are_named_with_their_source_and_what_to_do() {
-        let plants: [(&str, &str, &str); 28] = [
+        let plants: [(&str, &str, &str); 32] = [
             ("lissen = '127.0.0.1:1'", "lissen", "did you mean listen?"),
             ("quotas.model_byte = 5", "quotas.model_byte", "did you mean quotas.model_bytes?"),
             ("workers = 'two'", "workers", "expected u32"),
@@ -325,6 +333,10 @@ mod tests {
             ("webhook_timeout_seconds = 0", "webhook_timeout_seconds", "1 to 60"),
             ("poll_milliseconds = 0", "poll_milliseconds", "at least 50"),
             ("threads = 0", "threads", "at least 1"),
+            ("labels = 'gpu'", "labels", "gpu=h100,zone=b"),
+            ("labels = 'gpu=h 100'", "labels", "1 to 63"),
+            ("gpu_memory_bytes = 40", "gpu_memory_bytes", "1073741824"),
+            ("gpu_memory_bytes = 42949672960\ndevice = 'cpu'", "gpu_memory_bytes", "leave it unset"),
             ("evaluator_memory_bytes = 1000000", "evaluator_memory_bytes", "1073741824"),
             ("evaluator_memory_bytes = 1000000000000000", "evaluator_memory_bytes", "more than this machine has"),
             ("database_connections = 1", "database_connections", "at least 4"),

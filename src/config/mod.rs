@@ -50,6 +50,10 @@ pub struct Settings {
     /// `cpu` or `cuda`; unset: `cuda` where a GPU is found.
     #[schema(value_type = Option<String>)]
     pub device: Option<Device>,
+    /// What workers call themselves, for evaluations that ask for it: `gpu=h100,zone=b`; unset: nothing.
+    pub labels: Option<String>,
+    /// GPU memory that a worker offers; unset: what its GPU has.
+    pub gpu_memory_bytes: Option<u64>,
     /// CPU threads of each evaluator; unset: the cores shared among the workers of `up`.
     pub threads: Option<u32>,
     /// A `gauntlet` binary with the evaluator, for builds without; unset: this binary.
@@ -129,6 +133,8 @@ impl Default for Settings {
             worker_metrics_listen: None,
             workers: 1,
             device: None,
+            labels: None,
+            gpu_memory_bytes: None,
             threads: None,
             evaluator: None,
             frost: None,

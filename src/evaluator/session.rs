@@ -1,5 +1,6 @@
 //! The child's state between requests: libtorch, then a model, then shards of it.
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -143,6 +144,8 @@ impl Session {
             batch: profile.batch,
             wants_witness: &|image| image < shard.first_image + shard.witness_images,
         };
+        // How long the model waited for corrupted images.
+        let waited = Cell::new(Duration::ZERO);
         let mut last = Instant::now();
         let mut progress = Progress::default();
         let mut tell = |now: Progress| {
@@ -159,7 +162,8 @@ impl Session {
         };
         let mut report = |now: engine::Progress| {
             let (verdicts, rows) = (now.done as u32, model.rows());
-            tell(Progress { verdicts, forwards: now.forwards, backwards: now.backwards, rows })
+            let waited_microseconds = waited.get().as_micros() as u64;
+            tell(Progress { verdicts, forwards: now.forwards, backwards: now.backwards, rows, waited_microseconds })
         };
         let before = clock::process();
         let mut corruption = 0.0;
@@ -168,7 +172,13 @@ impl Session {
                 self.has_pictures(&conditions)?;
                 let corrupting = Corrupting::new(self.frost.as_ref());
                 let apply = |condition: &_, image: &_, random: &mut _| corrupting.apply(condition, image, random);
-                let corrupter = Corrupter { threads: self.started()?.runtime.threads as usize, apply: &apply };
+                let waiting = |wait: &mut dyn FnMut()| {
+                    let start = Instant::now();
+                    wait();
+                    waited.set(waited.get() + start.elapsed());
+                };
+                let threads = self.started()?.runtime.threads as usize;
+                let corrupter = Corrupter { threads, apply: &apply, waiting: &waiting };
                 let outcomes = engine::evaluate_corrupted(&run, &corrupter, &mut report);
                 corruption = corrupting.seconds();
                 outcomes
@@ -181,7 +191,8 @@ impl Session {
         let (verdicts, forwards, backwards) = (outcomes.len() as u32, passes(|v| v.forwards), passes(|v| v.backwards));
         let mut report = |now: engine::Progress| {
             let (forwards, backwards) = (forwards + now.forwards, backwards + now.backwards);
-            tell(Progress { verdicts, forwards, backwards, rows: model.rows() })
+            let waited_microseconds = waited.get().as_micros() as u64;
+            tell(Progress { verdicts, forwards, backwards, rows: model.rows(), waited_microseconds })
         };
         let opinion = diagnostic::second_opinion(&run, &shard.second_opinion, &outcomes, &mut report);
         let opinion = match opinion.map_err(engine_problem) {

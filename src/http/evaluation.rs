@@ -18,7 +18,7 @@ use super::extract::{Json, Path, Query};
 use super::problem::*;
 use super::progress::{self, Progress};
 use super::state::AppState;
-use crate::protocol::NumericProfile;
+use crate::protocol::{Needs, NumericProfile};
 use crate::queue::{self, Cancellation, Waiting};
 use crate::store::Outcome;
 use crate::store::deletion::{self, Deletion};
@@ -40,6 +40,12 @@ pub struct EvaluationSummary {
     /// What the stored witnesses may take at most.
     pub witness_bytes_estimate: u64,
     pub priority: i32,
+    /// What its workers must have.
+    #[serde(default, skip_serializing_if = "Needs::is_empty")]
+    pub needs: Needs,
+    /// The `x-request-id` of its submission; logs and traces of workers carry it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
     /// Whether everybody with a key may read it and its results.
     #[serde(default)]
     pub shared: bool,
@@ -99,6 +105,8 @@ impl EvaluationSummary {
             witnesses: e.witnesses.0,
             witness_bytes_estimate: evaluations::witness_bytes(stored, &e.conditions, e.seeds.len(), e.dataset.shape),
             priority: e.priority,
+            needs: e.needs.0.clone(),
+            request_id: e.request_id.clone(),
             shared: e.shared,
             state: e.state,
             outcome: e.outcome.as_ref().map(|o| o.0.clone()),

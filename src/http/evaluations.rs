@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -18,11 +18,12 @@ use super::access::Caller;
 use super::evaluation::{self, EvaluationSummary, EvaluationView};
 use super::extract::{Json, Query};
 use super::idempotency::Reserved;
+use super::middleware;
 use super::page::{self, Page};
 use super::problem::*;
 use super::state::AppState;
 use crate::dataset::{DatasetError, Manifest};
-use crate::protocol::{self, Condition, ModelSpec, Protocol, ProtocolError};
+use crate::protocol::{self, Condition, ModelSpec, Needs, Protocol, ProtocolError};
 use crate::store::evaluations::{self, Filter, NewEvaluation, State as EvaluationState, SubmitError, WitnessPolicy};
 use crate::store::models::{self, Model};
 use crate::store::protocols;
@@ -62,6 +63,9 @@ pub struct EvaluationRequest {
     #[serde(default)]
     #[schema(minimum = -100, maximum = 100)]
     pub priority: i32,
+    /// What the workers that run it must have; any worker does if absent.
+    #[serde(default, skip_serializing_if = "Needs::is_empty")]
+    pub needs: Needs,
 }
 
 /// A protocol's name (its newest version), or a whole document.
@@ -102,9 +106,11 @@ async fn submit_evaluation(
     State(state): State<AppState>,
     caller: Caller,
     reserved: Option<Extension<Reserved>>,
+    headers: HeaderMap,
     Json(request): Json<EvaluationRequest>,
 ) -> Result<Response, Problem> {
     check_numbers(&request)?;
+    request.needs.check().map_err(|e| Problem::field(&format!("needs.{}", e.key), e.problem))?;
     let model = models::get(&state.pool, caller.sees(), request.model).await?.ok_or_else(|| no_model(request.model))?;
     if model.state == "rejected" {
         return Err(rejected(&model));
@@ -127,6 +133,8 @@ async fn submit_evaluation(
         seeds: &request.seeds,
         witnesses: request.witnesses,
         priority: request.priority,
+        needs: &request.needs,
+        request_id: middleware::request_id(&headers),
         quotas: state.quotas(&caller),
     };
     check_witnesses(&new, &conditions, state.settings.max_witness_bytes)?;

@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 
 use super::extract::Json;
 use super::state::AppState;
+use crate::protocol::Needs;
 use crate::store::pool;
 use crate::store::workers::{self, SandboxState};
 
@@ -68,7 +69,7 @@ async fn readyz(State(state): State<AppState>) -> Response {
     };
     let database = async { sqlx::query("select 1").execute(&state.pool).await.map(drop).map_err(failed) };
     let artifacts = async { state.artifacts.check().await.map_err(failed) };
-    let live = async { workers::live(&state.pool, None).await.map_err(failed) };
+    let live = async { workers::crew(&state.pool, None, &Needs::default()).await.map_err(failed) };
     let unconfined = async { workers::unconfined(&state.pool).await.map_err(failed) };
     let (database, migrated, artifacts, live, unconfined) =
         tokio::join!(in_time(database), in_time(migrated), in_time(artifacts), in_time(live), in_time(unconfined));
@@ -77,7 +78,9 @@ async fn readyz(State(state): State<AppState>) -> Response {
         .into();
     let ready = parts.iter().all(|part| part.ok);
     let mut warnings = match live {
-        Ok(0) => vec!["no worker takes work: evaluations wait until `gauntlet worker` runs".into()],
+        Ok(crew) if crew.fitting == 0 => {
+            vec!["no worker takes work: evaluations wait until `gauntlet worker` runs".into()]
+        }
         _ => Vec::new(),
     };
     warnings.extend(unconfined.unwrap_or_default().into_iter().map(|state| match state {

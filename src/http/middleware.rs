@@ -4,6 +4,7 @@ use std::any::Any;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::Span;
@@ -14,6 +15,14 @@ use super::state::AppState;
 
 /// The header that names a request in logs.
 pub const REQUEST_ID: &str = "x-request-id";
+
+/// Longest id of a client's that is kept with an evaluation, in bytes.
+const MAX_KEPT_ID: usize = 200;
+
+/// The request's id, if it can be kept.
+pub fn request_id(headers: &HeaderMap) -> Option<&str> {
+    headers.get(REQUEST_ID).and_then(|v| v.to_str().ok()).filter(|id| (1..=MAX_KEPT_ID).contains(&id.len()))
+}
 
 /// A span with the request's id, so that every log line inside carries it.
 pub fn span(request: &Request) -> Span {

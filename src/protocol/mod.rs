@@ -9,6 +9,7 @@ pub mod corruption;
 mod diagnosis;
 mod file;
 mod finding;
+mod needs;
 mod paired;
 pub mod plan;
 mod profile;
@@ -36,6 +37,7 @@ pub use corruption::{
 pub use diagnosis::{Diagnostics, Grade, Observed, SecondOpinion, diagnose};
 pub use file::{Aggregate, Clean, MAX_CONDITIONS, Protocol, ProtocolError};
 pub use finding::{Finding, Weight};
+pub use needs::{Capabilities, LabelList, Labels, Needs, NeedsError, gib};
 pub use paired::{Held, Paired, paired};
 pub use profile::{Device, MemoryFormat, NumericProfile, Platform, Precision};
 pub use sandbox::{Enforced, MemoryBound, Sandbox};

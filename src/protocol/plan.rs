@@ -17,7 +17,7 @@ pub const MAX_VERDICTS: u64 = 100_000;
 /// More shards than this (two months of one worker) are a mistake, and would weigh on everybody's queue.
 pub const MAX_SHARDS: u64 = 100_000;
 /// A backward pass costs about two forwards.
-const BACKWARD_FORWARDS: f64 = 2.0;
+pub const BACKWARD_FORWARDS: f64 = 2.0;
 
 /// What a worker leases: some conditions, one seed, a range of images.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

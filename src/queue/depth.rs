@@ -19,7 +19,7 @@ pub struct Depth {
 }
 
 /// Every code of [`Waiting`](super::Waiting).
-pub const REASONS: [&str; 4] = ["model_check", "no_worker", "queue", "retry"];
+pub const REASONS: [&str; 5] = ["model_check", "needs", "no_worker", "queue", "retry"];
 
 /// Reads the depth. Costs what the open work costs, not the finished.
 pub async fn depth(pool: &PgPool) -> Result<Depth, sqlx::Error> {
@@ -37,14 +37,16 @@ pub async fn depth(pool: &PgPool) -> Result<Depth, sqlx::Error> {
     // The same order of reasons as for one evaluation.
     let waiting = sqlx::query_as(
         "with live as (
-             select distinct platform from workers
+             select distinct platform, capabilities from workers
              where not draining and not sandbox ? 'unavailable' and seen_at > now() - make_interval(secs => $1)
          ), open as (
-             select e.id, e.profile, m.state as model, rank() over (order by e.priority desc, e.created_at) - 1 as position
+             select e.id, e.profile, e.needs, m.state as model, rank() over (order by e.priority desc, e.created_at) - 1 as position
              from evaluations e join models m on m.id = e.model_id where e.state in ('queued', 'running')
          )
          select case
                 when not exists (select 1 from live where o.profile is null or o.profile @> live.platform) then 'no_worker'
+                when not exists (select 1 from live where (o.profile is null or o.profile @> live.platform)
+                                 and meets(live.capabilities, o.needs)) then 'needs'
                 when o.model = 'checking' then 'model_check'
                 when o.position > 0 then 'queue'
                 when exists (select 1 from shards s where s.evaluation_id = o.id and s.state = 'queued' and s.not_before > now())

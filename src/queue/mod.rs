@@ -4,6 +4,7 @@
 //! that was presumed dead can change nothing. Results and completion are one transaction. The clock is the database's.
 //! Transactions that touch an evaluation and its shards lock the evaluation first.
 
+mod affinity;
 mod cancel;
 mod check;
 mod claim;
@@ -19,9 +20,10 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+pub use affinity::{Affinity, MOST_IN_A_ROW};
 pub use cancel::{Cancellation, cancel};
 pub use check::{CheckLease, claim_check};
-pub use claim::{Claimed, claim};
+pub use claim::{Claimant, Claimed, claim};
 pub use commit::{Committed, ShardResult};
 pub use depth::{Depth, REASONS, depth};
 pub use fail::{Failure, Outage};

@@ -3,14 +3,15 @@
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 
+use crate::protocol::{Needs, gib};
 use crate::store::evaluations::{Evaluation, State};
 use crate::store::models;
-use crate::store::workers::{self, SandboxState};
+use crate::store::workers::{self, Crew, SandboxState};
 
 /// The reason a queued evaluation waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Waiting {
-    /// `model_check`, `no_worker`, `queue`, or `retry`.
+    /// `model_check`, `needs`, `no_worker`, `queue`, or `retry`.
     pub code: String,
     pub sentence: String,
     /// Evaluations that will be served first.
@@ -40,7 +41,8 @@ pub async fn waiting(pool: &PgPool, evaluation: &Evaluation) -> Result<Option<Wa
     .await?;
     let say = |code: &str, sentence: String| Ok(Some(Waiting { code: code.into(), sentence, position }));
     let profile = evaluation.profile.as_deref();
-    if workers::live(pool, profile).await? == 0 {
+    let crew = workers::crew(pool, profile, &evaluation.needs).await?;
+    if crew.fitting == 0 {
         let like =
             profile.map_or(String::new(), |p| format!(" with {} ({})", p.platform.hardware, p.platform.libtorch));
         let refuses = |state: &SandboxState| matches!(state, SandboxState::Unavailable(_));
@@ -52,6 +54,9 @@ pub async fn waiting(pool: &PgPool, evaluation: &Evaluation) -> Result<Option<Wa
         } else {
             say("no_worker", format!("no worker{like} is connected: start one with `gauntlet worker`"))
         };
+    }
+    if crew.capable == 0 {
+        return say("needs", unmet(&evaluation.needs, &crew));
     }
     let model = models::get_even_deleted(pool, evaluation.model_id).await?;
     if model.is_some_and(|m| m.state == "checking") {
@@ -72,6 +77,23 @@ pub async fn waiting(pool: &PgPool, evaluation: &Evaluation) -> Result<Option<Wa
             let code = code.unwrap_or_else(|| "unknown".into());
             say("retry", format!("an attempt failed ({code}); the next one starts in {seconds:.0} s"))
         }
+        None if crew.busy >= crew.capable => {
+            let which = if evaluation.needs.is_empty() { "" } else { " that meets its needs" };
+            say("queue", format!("every worker{which} is busy ({} of {})", crew.busy, crew.capable))
+        }
         None => say("queue", "a worker will take it within seconds".into()),
     }
+}
+
+/// What no connected worker has, and how near they come.
+fn unmet(needs: &Needs, crew: &Crew) -> String {
+    let nearest = match (needs.gpu_memory_bytes, crew.most_gpu_memory) {
+        (Some(_), Some(most)) => format!(" (the largest GPU has {})", gib(most as u64)),
+        (Some(_), None) => " (no worker has a GPU)".into(),
+        (None, _) => String::new(),
+    };
+    format!(
+        "none of {} connected worker(s) has {needs}{nearest}: start one that has, or submit with other needs",
+        crew.fitting
+    )
 }

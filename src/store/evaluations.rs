@@ -13,7 +13,7 @@ use super::{Outcome, QuotaError, Quotas, quota};
 use crate::dataset::{Manifest, Shape};
 use crate::protocol::plan::{self, Workload};
 use crate::protocol::report::Tally;
-use crate::protocol::{Condition, ConditionKind, Diagnostics, NumericProfile, Protocol, Subject};
+use crate::protocol::{Condition, ConditionKind, Diagnostics, Needs, NumericProfile, Protocol, Subject};
 
 /// Which witnesses are stored. The rest can be regenerated from seeds and profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -98,6 +98,9 @@ pub struct Evaluation {
     pub seeds: Vec<i64>,
     pub witnesses: Json<WitnessPolicy>,
     pub priority: i32,
+    pub needs: Json<Needs>,
+    /// The `x-request-id` that it was submitted with.
+    pub request_id: Option<String>,
     pub state: State,
     pub outcome: Option<Json<Outcome>>,
     pub profile: Option<Json<NumericProfile>>,
@@ -129,6 +132,8 @@ pub struct NewEvaluation<'a> {
     pub seeds: &'a [i64],
     pub witnesses: WitnessPolicy,
     pub priority: i32,
+    pub needs: &'a Needs,
+    pub request_id: Option<&'a str>,
     pub quotas: &'a Quotas,
 }
 
@@ -148,7 +153,7 @@ pub enum SubmitError {
 }
 
 const COLUMNS: &str = "id, owner, shared, model_id, dataset, dataset_hash, first_image, images, protocol, conditions, seeds, witnesses, \
-     priority, state, outcome, profile, diagnostics, batch_limit, generation, planned, shards_total, shards_done, created_at, started_at, \
+     priority, needs, request_id, state, outcome, profile, diagnostics, batch_limit, generation, planned, shards_total, shards_done, created_at, started_at, \
      cancel_requested_at, finished_at, version";
 
 pub(super) fn select(rest: &str) -> sqlx::AssertSqlSafe<String> {
@@ -174,8 +179,8 @@ pub async fn insert(pool: &PgPool, new: &NewEvaluation<'_>) -> Result<Evaluation
     let id = new.id;
     let inserted = sqlx::query(
         "insert into evaluations (id, owner, model_id, dataset, dataset_hash, first_image, images, protocol_name, protocol,
-                                  conditions, seeds, witnesses, priority)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+                                  conditions, seeds, witnesses, priority, needs, request_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
          on conflict (id) do nothing",
     )
     .bind(id)
@@ -191,6 +196,8 @@ pub async fn insert(pool: &PgPool, new: &NewEvaluation<'_>) -> Result<Evaluation
     .bind(new.seeds)
     .bind(Json(new.witnesses))
     .bind(new.priority)
+    .bind(Json(new.needs))
+    .bind(new.request_id)
     .execute(&mut *tx)
     .await?;
     if inserted.rows_affected() == 0 {
@@ -340,7 +347,7 @@ struct ShardRow<'a> {
 }
 
 /// A model that was not probed yet counts as infinitely fast.
-fn workload<'a>(model: &Model, conditions: &'a [Condition], seeds: &'a [i64], images: Range<u32>) -> Workload<'a> {
+pub fn workload<'a>(model: &Model, conditions: &'a [Condition], seeds: &'a [i64], images: Range<u32>) -> Workload<'a> {
     Workload {
         conditions,
         model: Subject { classes: model.spec.classes, stochastic: model.spec.stochastic },

@@ -160,3 +160,34 @@ pub async fn log_key(
     .fetch_optional(pool)
     .await
 }
+
+/// A committed shard and the time it took.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct TimedShard {
+    pub conditions: Vec<i32>,
+    pub images: i32,
+    /// Of the attempt that committed: images read, model loaded if it was not, evidence written.
+    pub seconds: f64,
+    pub worker_id: Option<Uuid>,
+    pub finished_at: DateTime<Utc>,
+}
+
+pub async fn timed(pool: &PgPool, evaluation: Uuid) -> Result<Vec<TimedShard>, sqlx::Error> {
+    sqlx::query_as(
+        "select conditions, images, seconds, worker_id, finished_at from shards
+         where evaluation_id = $1 and state = 'done' and seconds is not null and finished_at is not null order by ordinal",
+    )
+    .bind(evaluation)
+    .fetch_all(pool)
+    .await
+}
+
+/// Shards that are still to be done, in order: conditions and images.
+pub async fn left(pool: &PgPool, evaluation: Uuid) -> Result<Vec<(Vec<i32>, i32)>, sqlx::Error> {
+    sqlx::query_as(
+        "select conditions, images from shards where evaluation_id = $1 and state in ('queued', 'running') order by ordinal",
+    )
+    .bind(evaluation)
+    .fetch_all(pool)
+    .await
+}

@@ -5,7 +5,7 @@ use sqlx::PgPool;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::protocol::{NumericProfile, Platform, Sandbox};
+use crate::protocol::{Capabilities, Needs, NumericProfile, Platform, Sandbox};
 
 /// A worker not seen for this long counts as gone.
 pub const GONE_AFTER_SECONDS: f64 = 30.0;
@@ -14,6 +14,7 @@ pub struct NewWorker<'a> {
     pub id: Uuid,
     pub host: &'a str,
     pub platform: &'a Platform,
+    pub capabilities: &'a Capabilities,
     pub sandbox: &'a SandboxState,
 }
 
@@ -29,7 +30,7 @@ pub enum SandboxState {
 
 pub async fn register(pool: &PgPool, worker: &NewWorker<'_>) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "insert into workers (id, host, pid, platform, version, sandbox) values ($1, $2, $3, $4, $5, $6)
+        "insert into workers (id, host, pid, platform, version, sandbox, capabilities) values ($1, $2, $3, $4, $5, $6, $7)
          on conflict (id) do update set seen_at = now(), draining = false",
     )
     .bind(worker.id)
@@ -38,6 +39,7 @@ pub async fn register(pool: &PgPool, worker: &NewWorker<'_>) -> Result<(), sqlx:
     .bind(Json(worker.platform))
     .bind(env!("CARGO_PKG_VERSION"))
     .bind(Json(worker.sandbox))
+    .bind(Json(worker.capabilities))
     .execute(pool)
     .await?;
     sqlx::query("delete from workers where seen_at < now() - interval '1 day'").execute(pool).await?;
@@ -58,15 +60,32 @@ pub async fn unregister(pool: &PgPool, id: Uuid) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Live workers that take new work: all of them, or those of one platform.
-pub async fn live(pool: &PgPool, profile: Option<&NumericProfile>) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar(
-        "select count(*) from workers
+/// The live workers that take new work, seen from one evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct Crew {
+    /// Those of the platform it began on; all of them, if it has not begun.
+    pub fitting: i64,
+    /// Those among them that meet its needs.
+    pub capable: i64,
+    /// Those among these that have a shard in hand.
+    pub busy: i64,
+    /// The largest GPU memory among the fitting, in bytes.
+    pub most_gpu_memory: Option<i64>,
+}
+
+pub async fn crew(pool: &PgPool, profile: Option<&NumericProfile>, needs: &Needs) -> Result<Crew, sqlx::Error> {
+    sqlx::query_as(
+        "select count(*) as fitting, count(*) filter (where meets(capabilities, $3)) as capable,
+             count(*) filter (where meets(capabilities, $3)
+                 and exists (select 1 from shards s where s.worker_id = workers.id and s.state = 'running')) as busy,
+             max((capabilities ->> 'gpu_memory_bytes')::bigint) as most_gpu_memory
+         from workers
          where not draining and not sandbox ? 'unavailable' and seen_at > now() - make_interval(secs => $1)
            and ($2::jsonb is null or platform = $2)",
     )
     .bind(GONE_AFTER_SECONDS)
     .bind(profile.map(|p| Json(&p.platform)))
+    .bind(Json(needs))
     .fetch_one(pool)
     .await
 }

@@ -24,6 +24,20 @@ pub fn register() {
     });
 }
 
+/// Memory of the GPU that this process would use, in bytes: the first that `CUDA_VISIBLE_DEVICES` leaves. `None` where the driver's
+/// library does not say.
+pub fn memory_bytes() -> Option<u64> {
+    let nvml = Nvml::init().ok()?;
+    let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+    let first = visible.split(',').next().unwrap_or_default().trim();
+    let device = match first.parse::<u32>() {
+        Ok(index) => nvml.device_by_index(index),
+        Err(_) if first.is_empty() => nvml.device_by_index(0),
+        Err(_) => nvml.device_by_uuid(first),
+    };
+    Some(device.ok()?.memory_info().ok()?.total)
+}
+
 impl Gpus {
     fn new(nvml: Nvml) -> Self {
         let labels = &["gpu"];

@@ -76,6 +76,7 @@ fn unreadable(error: DatasetError) -> JobError {
 /// A child that has an evaluation's model loaded.
 pub struct Loaded {
     pub child: Child,
+    pub model: uuid::Uuid,
     pub evaluation: uuid::Uuid,
     pub generation: i32,
     pub profile: NumericProfile,
@@ -90,7 +91,7 @@ pub struct Tools<'a> {
     pub log: &'a AttemptLog,
 }
 
-/// Runs a leased shard. `kept` holds the child between shards of one evaluation; it is taken out while in use, so that
+/// Runs a leased shard. `kept` holds the child between shards of one model; it is taken out while in use, so that
 /// dropping this future kills the child. `progress` counts verdicts.
 pub async fn run(
     tools: &Tools<'_>,
@@ -147,7 +148,9 @@ pub async fn run(
     };
     let evaluating = info_span!("evaluate", pid = loaded.child.id(), images = claimed.images, batch = size);
     tools.log.say(format_args!("asking evaluator process {}, batch {size}", loaded.child.id()));
+    let asked = Instant::now();
     let answer = loaded.child.ask(request, &batch.pixels, heard).instrument(evaluating).await;
+    let evaluated = asked.elapsed().as_secs_f64();
     let (verdicts, witnesses, signs, time, payload) = match answer.map_err(|e| failed(e, size))? {
         (Reply::Done { verdicts, witnesses, signs, time }, payload) => (verdicts, witnesses, signs, time, payload),
         (other, _) => return Err(failed(unexpected(&other), size)),
@@ -157,6 +160,8 @@ pub async fn run(
     validate::results(&conditions, &batch, &claimed.model.spec, witness_images, &claims)
         .map_err(|problem| garbage(problem, size))?;
     tools.log.say("the verdicts are in, and hold; writing the evidence");
+    let speed = claimed.model.probe.as_ref().map_or(0.0, |probe| probe.seconds_per_forward);
+    metrics::evaluated(evaluated, meter.passes(), speed, time.corruption);
     let sandbox = loaded.child.sandbox.clone();
     *kept = Some(loaded);
     let name = format!("{}/{}-{}", evaluation.id, claimed.lease.shard, claimed.lease.token());
@@ -206,8 +211,11 @@ fn garbage(problem: String, batch: u32) -> JobError {
 async fn ready(tools: &Tools<'_>, claimed: &Claimed, kept: Option<Loaded>) -> Result<Loaded, JobError> {
     let evaluation = &claimed.evaluation;
     if let Some(mut loaded) = kept {
-        if (loaded.evaluation, loaded.generation) == (evaluation.id, evaluation.generation) {
+        if (loaded.evaluation, loaded.generation) == (evaluation.id, evaluation.generation)
+            || takes_over(tools, claimed, &loaded).await?
+        {
             tools.log.listen(loaded.child.output());
+            (loaded.evaluation, loaded.generation) = (evaluation.id, evaluation.generation);
             return Ok(loaded);
         }
         // Its memory must be free before the next model is loaded.
@@ -225,13 +233,28 @@ async fn ready(tools: &Tools<'_>, claimed: &Claimed, kept: Option<Loaded>) -> Re
         let profile = child.load(&claimed.model.spec, wanted.as_ref(), wish).await.map_err(failed)?;
         let fixed = claimed.lease.fix_profile(tools.pool, &profile).await?;
         if fixed == profile {
-            return Ok(Loaded { child, evaluation: evaluation.id, generation: evaluation.generation, profile });
+            let (model, evaluation, generation) = (claimed.model.id, evaluation.id, evaluation.generation);
+            return Ok(Loaded { child, model, evaluation, generation, profile });
         }
         // Another worker fixed a different profile a moment earlier.
         if fixed.platform != profile.platform {
             return Err(JobError::NotForThisPlatform);
         }
         wanted = Some(fixed);
+    }
+}
+
+/// Whether a child that ran another evaluation of the same model can go on with this one: the numeric profile that it has is this
+/// one's as well, or can become it.
+async fn takes_over(tools: &Tools<'_>, claimed: &Claimed, loaded: &Loaded) -> Result<bool, JobError> {
+    let evaluation = &claimed.evaluation;
+    if loaded.model != claimed.model.id {
+        return Ok(false);
+    }
+    match &evaluation.profile {
+        Some(fixed) => Ok(fixed.0 == loaded.profile),
+        None if evaluation.batch_limit.is_some_and(|limit| loaded.profile.batch > limit as u32) => Ok(false),
+        None => Ok(claimed.lease.fix_profile(tools.pool, &loaded.profile).await? == loaded.profile),
     }
 }
 

@@ -16,8 +16,10 @@ use super::job::{self, JobError, Loaded, Tools};
 use super::metrics::{self, Busy};
 use super::patience::patiently;
 use crate::dataset::Catalogue;
-use crate::protocol::{Platform, Sandbox};
-use crate::queue::{self, CheckLease, Claimed, Ending, Failure, Lease, LeaseError, Order, ShardResult};
+use crate::protocol::{Capabilities, Platform, Sandbox};
+use crate::queue::{
+    self, Affinity, CheckLease, Claimant, Claimed, Ending, Failure, Lease, LeaseError, Order, ShardResult,
+};
 use crate::store::models::Rejection;
 use crate::store::workers::{self, NewWorker, SandboxState};
 use crate::store::{Artifacts, pool};
@@ -27,6 +29,7 @@ use crate::wire::SANDBOX_UNAVAILABLE;
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
     pub child: ChildOptions,
+    pub capabilities: Capabilities,
     pub lease: Duration,
     /// How often an idle worker looks for work.
     pub poll: Duration,
@@ -52,6 +55,7 @@ pub struct Worker {
     /// Whether models may be run here.
     confines: bool,
     kept: Option<Loaded>,
+    affinity: Affinity,
     /// Whether the last look for work began with the checks.
     checks_first: bool,
     /// Whether the last piece of work failed for reasons that lie here.
@@ -77,7 +81,9 @@ impl Worker {
         let (platform, sandbox) = explore(&options.child).await?;
         let id = Uuid::now_v7();
         let host = nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default();
-        workers::register(&pool, &NewWorker { id, host: &host, platform: &platform, sandbox: &sandbox }).await?;
+        let capabilities = &options.capabilities;
+        let new = NewWorker { id, host: &host, platform: &platform, capabilities, sandbox: &sandbox };
+        workers::register(&pool, &new).await?;
         info!(worker = %id, device = %platform.device, hardware = platform.hardware, libtorch = platform.libtorch, "worker ready");
         let catalogue = Catalogue::new(artifacts.store());
         let confines = announce(&sandbox);
@@ -90,6 +96,7 @@ impl Worker {
             platform,
             confines,
             kept: None,
+            affinity: Affinity::default(),
             checks_first: false,
             unwell: false,
         })
@@ -185,10 +192,20 @@ impl Worker {
     }
 
     async fn next_shard(&mut self, shutdown: &Shutdown) -> Result<bool, sqlx::Error> {
-        let claimed = queue::claim(&self.pool, self.id, &self.platform, self.options.lease).await?;
-        let Some(claimed) = claimed else { return Ok(false) };
+        if self.kept.is_none() {
+            self.affinity.forget();
+        }
+        let claimant = Claimant {
+            worker: self.id,
+            platform: &self.platform,
+            capabilities: &self.options.capabilities,
+            prefers: self.affinity.prefers(),
+        };
+        let Some(claimed) = queue::claim(&self.pool, &claimant, self.options.lease).await? else { return Ok(false) };
+        self.affinity.took(claimed.model.id);
         let (evaluation, lease) = (claimed.evaluation.id, &claimed.lease);
-        let span = info_span!("shard", %evaluation, shard = lease.shard, attempt = lease.attempt);
+        let request = claimed.evaluation.request_id.as_deref();
+        let span = info_span!("shard", %evaluation, request, shard = lease.shard, attempt = lease.attempt);
         self.shard(claimed, shutdown).instrument(trace::of(evaluation, span)).await;
         Ok(true)
     }

@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 use std::sync::{LazyLock, Mutex};
 
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, register_int_gauge_vec};
+use prometheus::{Counter, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, register_int_gauge_vec};
 
 use super::ChildError;
 use crate::protocol::Grade;
+use crate::protocol::plan::BACKWARD_FORWARDS;
 use crate::queue::{Committed, Failure, ShardResult};
 use crate::telemetry::exposition::{counter, gauge, histogram};
 use crate::telemetry::gpu;
@@ -29,7 +30,14 @@ metrics! { counter: IntCounter;
     VERDICTS "gauntlet_engine_verdicts_total" "Verdicts reached, of attempts that came to nothing too."
     FORWARDS "gauntlet_engine_forwards_total" "Forward passes of single images that the search asked for."
     BACKWARDS "gauntlet_engine_backwards_total" "Backward passes of single images that the search asked for."
+    HALVINGS "gauntlet_engine_batch_halvings_total" "Evaluations that this process had start over with half the batch, for memory."
     ROWS "gauntlet_engine_rows_total" "Rows of all batches sent through the model; forwards / rows is the occupancy."
+}
+metrics! { seconds: Counter;
+    SECONDS "gauntlet_engine_seconds_total" "Time that evaluators spent on shards that they finished."
+    FLOOR "gauntlet_engine_floor_seconds_total" "Time that the passes of those shards take at least, at the speed that the model was measured to have; floor / seconds is the efficiency."
+    CORRUPTION "gauntlet_engine_corruption_cpu_seconds_total" "Processor time spent on corrupting images."
+    WAIT "gauntlet_engine_corruption_wait_seconds_total" "Time that models waited for corrupted images."
 }
 metrics! { gauge: IntGauge;
     BUSY "gauntlet_worker_busy" "Workers of this process that have a shard or a check in hand."
@@ -55,6 +63,18 @@ pub static SANDBOX: LazyLock<IntGaugeVec> = LazyLock::new(|| {
         .expect("each metric is registered once")
 });
 
+fn seconds(name: &str, help: &str) -> Counter {
+    prometheus::register_counter!(name, help).expect("each metric is registered once")
+}
+
+/// What an evaluator's answer cost: the time it took, the passes it holds (forward, backward), and processor time of corrupting.
+/// `seconds_per_forward` is what the model's check measured.
+pub fn evaluated(seconds: f64, (forwards, backwards): (u64, u64), seconds_per_forward: f64, corruption: f64) {
+    SECONDS.inc_by(seconds.max(0.0));
+    FLOOR.inc_by((forwards as f64 + BACKWARD_FORWARDS * backwards as f64) * seconds_per_forward.max(0.0));
+    CORRUPTION.inc_by(corruption.max(0.0));
+}
+
 /// Shards take seconds to hours.
 fn minutes(name: &str, help: &str) -> Histogram {
     histogram(name, help, &[1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0, 86400.0])
@@ -70,8 +90,9 @@ const CHILD_KINDS: [&str; 6] = ["spawn", "crashed", "out_of_memory", "no_progres
 
 /// Makes every series exist, at zero, before anything happens: what is absent cannot alarm.
 pub fn announce() {
-    let counters = [&LEASES, &RETRIES, &LOST, &REAPED, &COMMITS, &REFUSED, &CHILD_STARTS];
+    let counters = [&LEASES, &RETRIES, &LOST, &REAPED, &COMMITS, &REFUSED, &CHILD_STARTS, &HALVINGS];
     counters.into_iter().chain([&VERDICTS, &FORWARDS, &BACKWARDS, &ROWS]).for_each(|c| c.inc_by(0));
+    [&SECONDS, &FLOOR, &CORRUPTION, &WAIT].into_iter().for_each(|c| c.inc_by(0.0));
     [&BUSY, &RECOVERING, &CHILDREN, &BATCH].into_iter().for_each(|g| g.add(0));
     for histogram in [&SHARD_SECONDS, &FIRST_RESULT] {
         LazyLock::force(histogram);
@@ -90,7 +111,10 @@ pub fn shard_failed(failure: &Failure) {
         Failure::Outage(_) => FAILURE_KINDS[0],
         Failure::Transient { .. } => FAILURE_KINDS[1],
         Failure::Permanent { .. } => FAILURE_KINDS[2],
-        Failure::OutOfMemory { .. } => FAILURE_KINDS[3],
+        Failure::OutOfMemory { batch, .. } => {
+            HALVINGS.inc_by(u64::from(*batch > 1));
+            FAILURE_KINDS[3]
+        }
     };
     FAILURES.with_label_values(&[kind]).inc();
 }
@@ -139,6 +163,11 @@ fn finding(code: &str) {
 pub struct Meter(Progress);
 
 impl Meter {
+    /// Forward and backward passes so far.
+    pub fn passes(&self) -> (u64, u64) {
+        (self.0.forwards, self.0.backwards)
+    }
+
     /// Totals that shrink add nothing.
     pub fn heard(&mut self, now: Progress) {
         let before = std::mem::replace(&mut self.0, now);
@@ -146,6 +175,7 @@ impl Meter {
         FORWARDS.inc_by(now.forwards.saturating_sub(before.forwards));
         BACKWARDS.inc_by(now.backwards.saturating_sub(before.backwards));
         ROWS.inc_by(now.rows.saturating_sub(before.rows));
+        WAIT.inc_by(now.waited_microseconds.saturating_sub(before.waited_microseconds) as f64 * 1e-6);
     }
 }
 

@@ -68,6 +68,31 @@ async fn witnesses_beyond_the_limit_are_refused_with_what_would_fit() {
 }
 
 #[tokio::test]
+async fn needs_are_kept_and_those_that_nobody_can_meet_are_refused_by_field() {
+    let bench = Bench::start().await;
+    let model = bench.ready_model("m").await;
+    let needs = json!({"device": "cuda", "gpu_memory_bytes": 42949672960u64, "labels": {"gpu": "h100"}});
+    let request = evaluation_request(model, json!({"needs": needs}));
+    let kept =
+        bench.client.post(bench.at("/v1/evaluations")).header("x-request-id", "mine").json(&request).send().await;
+    let kept: Value = kept.unwrap().json().await.unwrap();
+    assert_eq!((&kept["needs"], &kept["request_id"]), (&needs, &json!("mine")));
+    for (needs, field) in [
+        (json!({"device": "cpu", "gpu_memory_bytes": 1}), "needs.gpu_memory_bytes"),
+        (json!({"labels": {"gpu": "h 100"}}), "needs.labels.gpu"),
+    ] {
+        let refused = bench.post("/v1/evaluations", &evaluation_request(model, json!({"needs": needs}))).await;
+        assert_eq!(refused.status(), 422);
+        assert_eq!(refused.json::<Value>().await.unwrap()["field"], field);
+    }
+    for (needs, says) in [(json!({"gpus": 2}), "gpus"), (json!({"device": "tpu"}), "tpu")] {
+        let refused = bench.post("/v1/evaluations", &evaluation_request(model, json!({"needs": needs}))).await;
+        let problem: Value = refused.json().await.unwrap();
+        assert!(problem["detail"].as_str().unwrap().contains(says), "{problem}");
+    }
+}
+
+#[tokio::test]
 async fn an_evaluation_says_why_it_waits() {
     let bench = Bench::with(Settings { queue_age: Duration::ZERO, ..Settings::default() }).await;
     let model = bench.model("m").await;

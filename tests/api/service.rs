@@ -2,7 +2,7 @@
 
 use axum::Router;
 use gauntlet::http::{self, AppState, Code, Settings};
-use gauntlet::protocol::Sandbox;
+use gauntlet::protocol::{Needs, Sandbox};
 use gauntlet::store::Artifacts;
 use gauntlet::store::workers::{self, SandboxState};
 use serde_json::json;
@@ -23,7 +23,7 @@ async fn readiness_names_the_part_that_fails_and_liveness_needs_none() {
     assert!(warnings.contains("refuses models") && warnings.contains("landlock: not there"), "{warnings}");
     assert!(warnings.contains("without a sandbox"), "{warnings}");
     // The one that refuses models does not count as a worker.
-    assert_eq!(workers::live(&bench.pool, None).await.unwrap(), 2);
+    assert_eq!(workers::crew(&bench.pool, None, &Needs::default()).await.unwrap().fitting, 2);
     sqlx::query("delete from _sqlx_migrations").execute(&bench.pool).await.unwrap();
     std::fs::remove_dir_all(bench.folder.path()).unwrap();
     let response = bench.get("/readyz").await;

@@ -7,9 +7,10 @@ use gauntlet::dataset::{Catalogue, ImportOptions, Manifest, Preset, Shape, Sourc
 use gauntlet::http::{self, AppState, Settings};
 use gauntlet::protocol::report::Tally;
 use gauntlet::protocol::{
-    Device, Enforced, MemoryBound, MemoryFormat, NumericProfile, Platform, Precision, Sandbox, Signs, Stage, Verdict,
+    Capabilities, Device, Enforced, Labels, MemoryBound, MemoryFormat, NumericProfile, Platform, Precision, Sandbox,
+    Signs, Stage, Verdict,
 };
-use gauntlet::queue::{self, Claimed, ShardResult};
+use gauntlet::queue::{self, Claimant, Claimed, ShardResult};
 use gauntlet::store::evidence::{self, VerdictRow, WitnessSet};
 use gauntlet::store::models::ProbeReport;
 use gauntlet::store::{Artifacts, pool, workers};
@@ -43,6 +44,10 @@ impl Drop for Bench {
 /// What the stand-in's workers call themselves.
 pub fn platform() -> Platform {
     Platform { device: Device::Cpu, hardware: "AVX2".into(), libtorch: "2.11.0".into() }
+}
+
+pub fn capabilities() -> Capabilities {
+    Capabilities { device: Device::Cpu, gpu_memory_bytes: None, labels: Labels::new() }
 }
 
 pub fn profile(batch: u32) -> NumericProfile {
@@ -134,7 +139,18 @@ impl Bench {
 
     /// Leases the next shard for a worker of [`platform`].
     pub async fn claim(&self) -> Option<Claimed> {
-        queue::claim(&self.pool, Uuid::new_v4(), &platform(), LEASE).await.unwrap()
+        self.claim_as(&platform(), &capabilities(), None).await
+    }
+
+    /// The same for another worker, which prefers a model.
+    pub async fn claim_as(
+        &self,
+        platform: &Platform,
+        capabilities: &Capabilities,
+        prefers: Option<Uuid>,
+    ) -> Option<Claimed> {
+        let claimant = Claimant { worker: Uuid::new_v4(), platform, capabilities, prefers };
+        queue::claim(&self.pool, &claimant, LEASE).await.unwrap()
     }
 
     /// Runs every queued shard; `robust` decides each verdict.
@@ -201,7 +217,13 @@ impl Bench {
 
     /// The same with this sandbox.
     pub async fn announce(&self, sandbox: &workers::SandboxState) {
-        let worker = workers::NewWorker { id: Uuid::new_v4(), host: "test", platform: &platform(), sandbox };
+        self.announce_one(sandbox, &capabilities()).await;
+    }
+
+    /// The same with these capabilities.
+    pub async fn announce_one(&self, sandbox: &workers::SandboxState, capabilities: &Capabilities) {
+        let (id, platform) = (Uuid::new_v4(), platform());
+        let worker = workers::NewWorker { id, host: "test", platform: &platform, capabilities, sandbox };
         workers::register(&self.pool, &worker).await.unwrap();
     }
 

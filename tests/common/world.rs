@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gauntlet::dataset::{Catalogue, ImportOptions, Source, SourceOptions};
-use gauntlet::protocol::{Format, ModelSpec, Pictures, Protocol};
+use gauntlet::protocol::{Format, ModelSpec, Needs, Pictures, Protocol};
 use gauntlet::store::evaluations::{self, Evaluation, NewEvaluation, WitnessPolicy};
 use gauntlet::store::evidence::{self, VerdictRow};
 use gauntlet::store::models::{self, Model, NewModel};
@@ -88,6 +88,8 @@ impl World {
             seeds,
             witnesses: WitnessPolicy::Sample(8),
             priority: 0,
+            needs: &Needs::default(),
+            request_id: None,
             quotas: &Quotas::NONE,
         };
         evaluations::insert(&self.pool, &new).await.unwrap().id

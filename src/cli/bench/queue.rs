@@ -18,8 +18,10 @@ use super::{Cell, Report, quantile};
 use crate::dataset::{Catalogue, ImportOptions, Manifest, Preset, Shape, Source};
 use crate::postgres::{Cluster, Options};
 use crate::protocol::report::Tally;
-use crate::protocol::{Device, Format, ModelSpec, Pictures, Platform, Sandbox, Signs, builtin};
-use crate::queue::{self, CheckLease, Claimed, ShardResult};
+use crate::protocol::{
+    Capabilities, Device, Format, Labels, ModelSpec, Needs, Pictures, Platform, Sandbox, Signs, builtin,
+};
+use crate::queue::{self, CheckLease, Claimant, Claimed, ShardResult};
 use crate::store::evaluations::{self, NewEvaluation, WitnessPolicy};
 use crate::store::models::{self, NewModel, ProbeReport};
 use crate::store::{Artifacts, Quotas, pool};
@@ -119,6 +121,8 @@ async fn fill(pool: &PgPool, artifacts: &Artifacts, evaluations: u32) -> anyhow:
             seeds: &[0],
             witnesses: WitnessPolicy::None,
             priority: 0,
+            needs: &Needs::default(),
+            request_id: None,
             quotas: &Quotas::NONE,
         };
         evaluations::insert(pool, &new).await.map_err(|e| anyhow::anyhow!("{e:?}"))?;
@@ -153,14 +157,13 @@ async fn ready_model(pool: &PgPool, artifacts: &Artifacts, owner: &'static str) 
     Ok(model)
 }
 
-fn platform() -> Platform {
-    Platform { device: Device::Cpu, hardware: "none".into(), libtorch: "none".into() }
-}
-
-async fn claim(pool: &PgPool, worker: Uuid) -> anyhow::Result<Claimed> {
-    queue::claim(pool, worker, &platform(), LEASE)
-        .await?
-        .context("the queue ran empty: give more evaluations or less time")
+/// A worker's lease on the next shard.
+async fn claim(pool: &PgPool) -> anyhow::Result<Claimed> {
+    let platform = Platform { device: Device::Cpu, hardware: "none".into(), libtorch: "none".into() };
+    let capabilities = Capabilities { device: Device::Cpu, gpu_memory_bytes: None, labels: Labels::default() };
+    let claimant = Claimant { worker: Uuid::new_v4(), platform: &platform, capabilities: &capabilities, prefers: None };
+    let claimed = queue::claim(pool, &claimant, LEASE).await?;
+    claimed.context("the queue ran empty: give more evaluations or less time")
 }
 
 async fn commit(pool: &PgPool, claimed: &Claimed) -> anyhow::Result<()> {
@@ -188,7 +191,7 @@ async fn fairness(pool: &PgPool, workers: u32) -> anyhow::Result<f64> {
         if running.len() == workers as usize {
             commit(pool, &running.remove(0)).await?;
         }
-        let claimed = claim(pool, Uuid::new_v4()).await?;
+        let claimed = claim(pool).await?;
         if turn >= workers {
             owners.push(owner(&claimed));
         }
@@ -210,7 +213,7 @@ async fn rates(pool: &PgPool, options: &QueueOptions) -> anyhow::Result<(f64, f6
             let mut taken = Vec::new();
             for _ in 0..HANDFUL {
                 let asked = Instant::now();
-                taken.push((claim(pool, Uuid::new_v4()).await?, asked.elapsed()));
+                taken.push((claim(pool).await?, asked.elapsed()));
             }
             anyhow::Ok(taken)
         };
@@ -242,7 +245,7 @@ async fn paced(pool: &PgPool, options: &QueueOptions) -> anyhow::Result<Vec<f64>
         tokio::time::sleep(Duration::from_secs(1).mul_f64(f64::from(i) / f64::from(options.workers))).await;
         while Instant::now() < end {
             let asked = Instant::now();
-            let claimed = claim(pool, Uuid::new_v4()).await?;
+            let claimed = claim(pool).await?;
             latencies.push(asked.elapsed().as_secs_f64() * 1e3);
             tokio::time::sleep(Duration::from_secs(1)).await;
             commit(pool, &claimed).await?;

@@ -17,6 +17,8 @@ pub struct Corrupter<'a> {
     pub threads: usize,
     /// The corrupted image, given the clean one and the random numbers of (seed, condition, image).
     pub apply: &'a (dyn Fn(&CorruptionCondition, &Image, &mut Keyed) -> Image + Sync),
+    /// Calls what it is given, which is where the model waits for corrupted images; for whoever wants to know how long.
+    pub waiting: &'a dyn Fn(&mut dyn FnMut()),
 }
 
 /// Kernel batches of corrupted images that may wait for the model.
@@ -99,7 +101,8 @@ impl<'a, 'r> Pipeline<'a, 'r> {
             for (pass, chunk) in images.chunks(self.chunk).enumerate() {
                 let clean = self.clean(chunk);
                 for (condition, found) in found.iter_mut().enumerate() {
-                    let pixels: Vec<u8> = chunk.iter().flat_map(|_| corrupted.take()).collect();
+                    let mut pixels: Vec<u8> = Vec::new();
+                    (corrupter.waiting)(&mut || pixels = chunk.iter().flat_map(|_| corrupted.take()).collect());
                     found.extend(self.judge(condition, pass as u32, chunk, &pixels, &clean)?);
                     progress.done += chunk.len();
                     progress.forwards += chunk.len() as u64 * u64::from(self.draws);
