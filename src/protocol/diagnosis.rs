@@ -597,7 +597,7 @@ mod tests {
         let conditions = builtin("autoattack-standard").unwrap().conditions(Some("mnist")).unwrap();
         let diagnosed = |fab: u64| {
             let broken = [("clean", 10), ("apgd-ce", 200), ("apgd-t", 40), ("fab-t", fab)];
-            let broken = broken.into_iter().map(|(stage, count)| (stage.to_owned(), count)).collect();
+            let broken = broken.into_iter().map(|(stage, count)| (stage.to_owned(), Broken::Count(count))).collect();
             let tally = Tally { n: 1000, correct: 750 - fab, broken, ..Tally::default() };
             let signs = vec![Signs::default(); 2];
             let tallies = [Tally { n: 1000, correct: 990, ..Tally::default() }, tally];
