@@ -16,6 +16,8 @@ mod engine;
 mod linear;
 #[path = "robustness/losses.rs"]
 mod losses;
+#[path = "robustness/nearest.rs"]
+mod nearest;
 #[path = "robustness/probe.rs"]
 mod probe;
 #[path = "robustness/relu.rs"]

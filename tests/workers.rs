@@ -44,10 +44,10 @@ fn slow_protocol() -> Protocol {
     Protocol::from_toml(include_str!("../src/protocol/builtin/pgd-linf.toml"), &settings).unwrap()
 }
 
-/// The same cells through `gauntlet run`, without server or database.
-fn local_run(world: &World, images: u32) -> (Verdicts, Diagnostics) {
+/// The same cells through `gauntlet run`, without server or database: the verdicts, and the table.
+fn local_run(world: &World, protocol: &Protocol, images: u32) -> (Verdicts, serde_json::Value) {
     let file = world.data.path().join("protocol.toml");
-    std::fs::write(&file, toml::to_string(&protocol()).unwrap()).unwrap();
+    std::fs::write(&file, toml::to_string(protocol).unwrap()).unwrap();
     let out = world.data.path().join("verdicts.parquet");
     let output = Command::new(env!("CARGO_BIN_EXE_gauntlet"))
         .args(["run", "--dataset", "digits", "--seed", "5", "--threads", "1", "--format", "json"])
@@ -65,7 +65,7 @@ fn local_run(world: &World, images: u32) -> (Verdicts, Diagnostics) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let table: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let verdicts = by_cell(evidence::from_parquet(std::fs::read(out).unwrap().into()).unwrap());
-    (verdicts, serde_json::from_value(table["diagnostics"].clone()).unwrap())
+    (verdicts, table)
 }
 
 #[tokio::test]
@@ -95,8 +95,9 @@ async fn verdicts_are_the_same_for_any_cut_any_crew_any_kills_and_a_local_run() 
     evidence_holds_until_it_is_forged(&world, whole).await;
     assert!(kills >= 1, "no kill hit anything");
     assert_eq!(world.verdicts(cut).await, expected, "after {kills} kills");
-    let (verdicts, diagnostics) = local_run(&world, images);
+    let (verdicts, table) = local_run(&world, &protocol(), images);
     assert_eq!(verdicts, expected);
+    let diagnostics: Diagnostics = serde_json::from_value(table["diagnostics"].clone()).unwrap();
 
     // The judgement, too, is the same; PGD of eight steps does its work on this model.
     assert_eq!(diagnostics.grade, Grade::Trustworthy, "{diagnostics:?}");
@@ -107,19 +108,66 @@ async fn verdicts_are_the_same_for_any_cut_any_crew_any_kills_and_a_local_run() 
     }
 }
 
+#[tokio::test]
+async fn distances_and_their_curves_are_the_same_for_any_cut_and_a_local_run_and_hold_when_verified() {
+    let text = r#"
+        name = "distances"
+        [[attack]]
+        label = "min-norm"
+        norm = "l2"
+        epsilon = "minimal"
+        cascade = [{ attack = "fmn", steps = 15 }, { attack = "fmn", steps = 30 }, { attack = "ddn", steps = 30 }]
+        [[attack]]
+        attack = "hop-skip-jump"
+        norm = "linf"
+        epsilon = "minimal"
+        queries = [30, 120]
+    "#;
+    let protocol = Protocol::from_toml(text, &[]).unwrap();
+    let world = World::new().await;
+    world.import_digits().await;
+    let model = world.add_model(&repository("models/digits/standard.pt"), &digits_spec()).await;
+    let _worker = world.worker();
+    assert_eq!(world.until_checked(model.id).await.state, "ready");
+    let (local, table) = local_run(&world, &protocol, 64);
+    for (seconds_per_forward, shards) in [(1e-9, 2), (1e3, 4)] {
+        world.pretend_speed(model.id, seconds_per_forward).await;
+        let id = world.submit(model.id, &protocol, FIRST, 64, &[5]).await;
+        let ended = world.until_ended(id).await;
+        assert_eq!((ended.state, ended.shards_total), (State::Succeeded, shards), "{:?}", ended.outcome);
+        assert_eq!(world.verdicts(id).await, local);
+        let rows = serde_json::to_value(report::table(&world.pool, &ended).await.unwrap().conditions).unwrap();
+        assert_eq!(rows, table["conditions"]);
+        let verified = verified(&world, id);
+        assert!(verified.0, "{}", verified.1);
+    }
+    let rows = table["conditions"].as_array().unwrap();
+    let ids: Vec<&str> = rows.iter().map(|row| row["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["min-norm-l2", "hop-skip-jump-linf-q30", "hop-skip-jump-linf-q120"]);
+    let stages: Vec<&str> =
+        rows[0]["stages"].as_array().unwrap().iter().map(|s| s["attack"].as_str().unwrap()).collect();
+    assert!(stages.ends_with(&["fmn", "fmn-2", "ddn"]), "{stages:?}");
+    let median = |row: usize| rows[row]["minimal"]["median"].as_f64().unwrap();
+    assert!(median(2) < median(1) && (0.1..3.0).contains(&median(0)), "{} {} {}", median(0), median(1), median(2));
+    let curve = rows[0]["minimal"]["curve"].as_array().unwrap();
+    assert!(curve.len() > 30 && curve.windows(2).all(|w| w[0]["accuracy"].as_f64() > w[1]["accuracy"].as_f64()));
+}
+
+/// Whether `gauntlet verify` confirms the evidence, and its report.
+fn verified(world: &World, id: uuid::Uuid) -> (bool, serde_json::Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_gauntlet"))
+        .args(["verify", &id.to_string(), "--format", "json", "--data-dir"])
+        .arg(world.data.path())
+        .env("DATABASE_URL", &world.url)
+        .env("GAUNTLET_THREADS", "1")
+        .output()
+        .unwrap();
+    (output.status.success(), serde_json::from_slice(&output.stdout).unwrap())
+}
+
 /// `gauntlet verify` confirms the stored witnesses and regenerates the rest, and names what was tampered with.
 async fn evidence_holds_until_it_is_forged(world: &World, id: uuid::Uuid) {
-    let verify = || {
-        let output = Command::new(env!("CARGO_BIN_EXE_gauntlet"))
-            .args(["verify", &id.to_string(), "--format", "json", "--data-dir"])
-            .arg(world.data.path())
-            .env("DATABASE_URL", &world.url)
-            .env("GAUNTLET_THREADS", "1")
-            .output()
-            .unwrap();
-        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        (output.status.success(), report)
-    };
+    let verify = || verified(world, id);
     let (holds, report) = verify();
     assert!(holds, "{report}");
     assert!(

@@ -101,6 +101,9 @@ pub async fn run(arguments: RunArguments, settings: &Settings) -> anyhow::Result
     options.threads = arguments.threads.unwrap_or(options.threads);
     let slice = Slice::of(&arguments, images.len())?;
     let mut session = Session::open(&arguments, &options, &images, &slice).await?;
+    if let Some(problem) = conditions.iter().find_map(|condition| condition.unsuited(&session.spec)) {
+        bail!("{problem}");
+    }
     let Evaluated { tallies, rows, signs, time } =
         session.evaluate(&images, &slice, &protocol, &conditions, &arguments.seeds, artifacts.as_ref()).await?;
 
@@ -322,7 +325,7 @@ impl Session {
                     spent.corruption += time.corruption;
                     for ((&i, verdicts), seen) in group.iter().zip(verdicts).zip(&seen) {
                         signs[i].add(seen);
-                        tallies[s][i].add(&Tally::of(&verdicts));
+                        tallies[s][i].add(&Tally::of(&conditions[i], &verdicts));
                         let condition = &conditions[i].id;
                         rows.extend(verdicts.into_iter().map(|verdict| VerdictRow {
                             condition: condition.clone(),

@@ -55,6 +55,10 @@ pub fn table(table: &Table) -> String {
         .map(|(name, value)| format!("{} {}", name.replace('_', " "), percent(value)))
         .collect();
     let mut text = format!("{grid}\n{}\n", summary.join("   "));
+    let distances = render::distances(table);
+    if !distances.is_empty() {
+        text += &format!("{}\n", smallest(distances));
+    }
     if let Some(corruptions) = &table.columns.corruptions {
         text += &format!("{}\n", corruption_means(corruptions));
     }
@@ -69,6 +73,19 @@ pub fn table(table: &Table) -> String {
         text += &format!("! {} ({}): {}\n", finding.code, render::weight(finding), finding.sentence);
     }
     text
+}
+
+fn smallest(distances: Vec<(&str, [String; 3])>) -> Grid {
+    let mut grid = grid(["smallest perturbation", "first quartile", "median", "third quartile"]);
+    for (id, [first, median, third]) in distances {
+        grid.add_row([id, &first, &median, &third]);
+    }
+    for column in [1, 2, 3] {
+        if let Some(column) = grid.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    grid
 }
 
 fn corruption_means(corruptions: &Corruptions) -> Grid {

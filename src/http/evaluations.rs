@@ -121,6 +121,9 @@ async fn submit_evaluation(
     let protocol = resolve(&state, &caller.owner, &request).await?;
     let scene = dataset.scene(state.settings.pictures.clone());
     let conditions = protocol.conditions_for(&scene).map_err(at_fault)?;
+    if let Some(problem) = conditions.iter().find_map(|condition| condition.unsuited(&model.spec)) {
+        return Err(Problem::field("protocol", problem));
+    }
     let new = NewEvaluation {
         id: reserved.map_or_else(Uuid::now_v7, |Extension(Reserved(id))| id),
         owner: &caller.owner,

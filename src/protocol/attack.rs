@@ -17,6 +17,12 @@ pub enum Attack {
     Fab(Untargeted),
     /// The same towards one class after another.
     FabT(Targeted),
+    /// Fast minimum-norm attack (Pintor et al. 2021): the nearest adversarial example, whatever the budget.
+    Fmn(Untargeted),
+    /// Decoupled direction and norm (Rony et al. 2019): the same, in L2 only.
+    Ddn(Untargeted),
+    /// Along the decision boundary by the model's answers alone (Chen et al. 2020), in L2 and L∞.
+    HopSkipJump(HopSkipJump),
     /// Random search over squares of pixels, without gradients (Andriushchenko et al. 2020).
     Square(Square),
     /// Random noise as long as the budget allows: the baseline that every attack must beat.
@@ -36,6 +42,9 @@ impl Attack {
             Attack::ApgdT(_) => "apgd-t",
             Attack::Fab(_) => "fab",
             Attack::FabT(_) => "fab-t",
+            Attack::Fmn(_) => "fmn",
+            Attack::Ddn(_) => "ddn",
+            Attack::HopSkipJump(_) => "hop-skip-jump",
             Attack::Square(_) => "square",
             Attack::Noise(_) => "noise",
             Attack::Fgsm(_) => "fgsm",
@@ -51,15 +60,43 @@ impl Attack {
         }
     }
 
+    /// The names of [`stages`](Self::stages), each its own: the second `pgd` of a cascade is `pgd-2`.
+    pub fn stage_names(&self) -> Vec<String> {
+        let stages = self.stages();
+        let before = |i: usize| stages[..i].iter().filter(|stage| stage.name() == stages[i].name()).count();
+        let name = |i: usize| match before(i) {
+            0 => stages[i].name().to_owned(),
+            earlier => format!("{}-{}", stages[i].name(), earlier + 1),
+        };
+        (0..stages.len()).map(name).collect()
+    }
+
+    /// Whether the attack looks for the nearest adversarial example instead of any inside a budget.
+    pub fn seeks_nearest(&self) -> bool {
+        match self {
+            Attack::Fab(_) | Attack::FabT(_) | Attack::Fmn(_) | Attack::Ddn(_) | Attack::HopSkipJump(_) => true,
+            Attack::Cascade(Cascade { cascade }) => cascade.iter().all(Attack::seeks_nearest),
+            Attack::Pgd(_)
+            | Attack::ApgdCe(_)
+            | Attack::ApgdDlr(_)
+            | Attack::ApgdT(_)
+            | Attack::Square(_)
+            | Attack::Noise(_)
+            | Attack::Fgsm(_) => false,
+        }
+    }
+
     /// The same attack with a single run.
     pub(super) fn with_one_run(&self) -> Self {
         let mut attack = self.clone();
         match &mut attack {
             Attack::Pgd(pgd) => pgd.restarts = 1,
             Attack::ApgdCe(apgd) | Attack::ApgdDlr(apgd) => apgd.restarts = 1,
-            Attack::Fab(fab) => fab.restarts = 1,
+            Attack::Fab(attack) | Attack::Fmn(attack) | Attack::Ddn(attack) => attack.restarts = 1,
             // Which run is which target's depends on how many there are.
             Attack::ApgdT(targeted) | Attack::FabT(targeted) => targeted.restarts = 1,
+            // How long a walk goes on changes nothing of its beginning.
+            Attack::HopSkipJump(walk) => walk.queries = 1,
             Attack::Square(square) => square.restarts = 1,
             Attack::Noise(noise) => noise.queries = 1,
             Attack::Fgsm(_) | Attack::Cascade(_) => {}
@@ -74,8 +111,11 @@ impl Attack {
             Attack::ApgdCe(Untargeted { eot, .. })
             | Attack::ApgdDlr(Untargeted { eot, .. })
             | Attack::Fab(Untargeted { eot, .. })
+            | Attack::Fmn(Untargeted { eot, .. })
+            | Attack::Ddn(Untargeted { eot, .. })
             | Attack::ApgdT(Targeted { eot, .. })
             | Attack::FabT(Targeted { eot, .. })
+            | Attack::HopSkipJump(HopSkipJump { eot, .. })
             | Attack::Square(Square { eot, .. })
             | Attack::Noise(Noise { eot, .. })
             | Attack::Fgsm(Fgsm { eot, .. }) => *eot,
@@ -91,9 +131,9 @@ impl Attack {
     /// Whether it never demands a gradient: such trajectories are batched apart, in passes without a backward.
     pub fn is_forward_only(&self) -> bool {
         match self {
-            Attack::Square(_) | Attack::Noise(_) => true,
+            Attack::Square(_) | Attack::Noise(_) | Attack::HopSkipJump(_) => true,
             Attack::Pgd(_) | Attack::Fgsm(_) | Attack::ApgdCe(_) | Attack::ApgdDlr(_) | Attack::ApgdT(_) => false,
-            Attack::Fab(_) | Attack::FabT(_) | Attack::Cascade(_) => false,
+            Attack::Fab(_) | Attack::FabT(_) | Attack::Fmn(_) | Attack::Ddn(_) | Attack::Cascade(_) => false,
         }
     }
 
@@ -102,8 +142,8 @@ impl Attack {
     pub fn ascends(&self) -> bool {
         match self {
             Attack::Pgd(_) | Attack::ApgdCe(_) | Attack::ApgdDlr(_) | Attack::ApgdT(_) => true,
-            Attack::Fgsm(_) | Attack::Noise(_) | Attack::Square(_) => false,
-            Attack::Fab(_) | Attack::FabT(_) | Attack::Cascade(_) => false,
+            Attack::Fgsm(_) | Attack::Noise(_) | Attack::Square(_) | Attack::HopSkipJump(_) => false,
+            Attack::Fab(_) | Attack::FabT(_) | Attack::Fmn(_) | Attack::Ddn(_) | Attack::Cascade(_) => false,
         }
     }
 
@@ -130,7 +170,9 @@ impl Attack {
                 Target::LeastLikely | Target::MostLikely => ranked(ascent(pgd.steps, pgd.restarts.into())),
                 Target::Untargeted | Target::NextClass | Target::Random => ascent(pgd.steps, pgd.restarts.into()),
             },
-            Attack::ApgdCe(attack) | Attack::ApgdDlr(attack) => ascent(attack.steps, attack.restarts.into()),
+            Attack::ApgdCe(attack) | Attack::ApgdDlr(attack) | Attack::Fmn(attack) | Attack::Ddn(attack) => {
+                ascent(attack.steps, attack.restarts.into())
+            }
             Attack::ApgdT(attack) => {
                 ranked(ascent(attack.steps, product(&[attack.targets.min(others), attack.restarts])))
             }
@@ -144,6 +186,7 @@ impl Attack {
                 ranked(Passes { forwards: looks, backwards: looks })
             }
             Attack::Square(square) => queries(&[square.queries, square.restarts]),
+            Attack::HopSkipJump(walk) => queries(&[walk.queries]),
             Attack::Noise(noise) => queries(&[noise.queries]),
             Attack::Fgsm(_) => Passes { forwards: eot, backwards: eot },
             Attack::Cascade(Cascade { cascade }) => {
@@ -218,6 +261,15 @@ pub struct Square {
     /// Independent runs, at least 1.
     pub restarts: u32,
     /// Draws averaged at every point, at least 1 (for stochastic models).
+    pub eot: u32,
+}
+
+/// The parameters of HopSkipJump.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct HopSkipJump {
+    /// Points looked at, at least 1.
+    pub queries: u32,
+    /// Draws that vote at every point, at least 1 (for stochastic models).
     pub eot: u32,
 }
 

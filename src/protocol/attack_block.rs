@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::attack::{
-    Attack, Cascade, ClipOrder, Distribution, Fgsm, Keep, Loss, Noise, Pgd, Projection, Square, StepSize, Target,
-    Targeted, Untargeted,
+    Attack, Cascade, ClipOrder, Distribution, Fgsm, HopSkipJump, Keep, Loss, Noise, Pgd, Projection, Square, StepSize,
+    Target, Targeted, Untargeted,
 };
 use super::budget::Budgets;
 use super::file::{ProtocolError, check_name};
@@ -26,7 +26,8 @@ pub struct AttackBlock {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     pub norm: Norm,
-    /// A number, a fraction such as `"1/255"`, a list of them, or a list per dataset preset.
+    /// A number, a fraction such as `"1/255"`, a list of them, or a list per dataset preset; `"minimal"`: how far each image
+    /// must be moved, by attacks that look for the nearest adversarial example.
     #[schema(value_type = Value)]
     pub epsilon: Budgets,
     /// Gradient steps; 64 for pgd, else 100.
@@ -61,9 +62,10 @@ pub struct AttackBlock {
     /// apgd-t and fab-t: how many of the likeliest wrong classes; 9, but 5 for apgd-t in L1, as AutoAttack has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<u32>,
-    /// square and noise: points looked at; 5000 and 100.
+    /// square, noise and hop-skip-jump: points looked at; 5000, 100 and 10000. hop-skip-jump without a budget takes a rising
+    /// list too: a condition each, of one search.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub queries: Option<u32>,
+    pub queries: Option<Queries>,
     /// noise; uniform.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distribution: Option<Distribution>,
@@ -75,6 +77,23 @@ pub struct AttackBlock {
     pub eot: Option<u32>,
 }
 
+/// One number of points to look at, or several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(untagged)]
+pub enum Queries {
+    One(u32),
+    Listed(Vec<u32>),
+}
+
+impl Queries {
+    fn last(&self) -> u32 {
+        match self {
+            Queries::One(count) => *count,
+            Queries::Listed(counts) => counts.last().copied().unwrap_or(0),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AttackName {
@@ -84,6 +103,9 @@ pub enum AttackName {
     ApgdT,
     Fab,
     FabT,
+    Fmn,
+    Ddn,
+    HopSkipJump,
     Square,
     Noise,
     Fgsm,
@@ -147,7 +169,7 @@ impl StageBlock {
                 steps: stage.steps.or(block.steps),
                 restarts: stage.restarts.or(block.restarts),
                 targets: stage.targets.or(block.targets),
-                queries: stage.queries.or(block.queries),
+                queries: stage.queries.map(Queries::One).or_else(|| block.queries.clone()),
                 p: stage.p.or(block.p),
                 distribution: stage.distribution.or(block.distribution),
                 ..alone
@@ -158,13 +180,13 @@ impl StageBlock {
 
 impl AttackName {
     fn reads(self, key: &str) -> bool {
-        use AttackName::{ApgdT, FabT, Fgsm, Noise, Pgd, Square};
+        use AttackName::{ApgdT, FabT, Fgsm, HopSkipJump, Noise, Pgd, Square};
         match key {
             "eot" => true,
-            "restarts" => !matches!(self, Noise | Fgsm),
-            "steps" => !matches!(self, Square | Noise | Fgsm),
+            "restarts" => !matches!(self, Noise | Fgsm | HopSkipJump),
+            "steps" => !matches!(self, Square | Noise | Fgsm | HopSkipJump),
             "targets" => matches!(self, ApgdT | FabT),
-            "queries" => matches!(self, Square | Noise),
+            "queries" => matches!(self, Square | Noise | HopSkipJump),
             "p" => self == Square,
             "distribution" => self == Noise,
             "loss" => matches!(self, Pgd | Fgsm),
@@ -178,6 +200,7 @@ impl AttackName {
         let steps = block.steps.unwrap_or(if self == AttackName::Pgd { 64 } else { 100 });
         let restarts = block.restarts.unwrap_or(if l1 && self == AttackName::ApgdCe { 5 } else { 1 });
         let targets = block.targets.unwrap_or(if l1 && self == AttackName::ApgdT { 5 } else { 9 });
+        let queries = |default: u32| block.queries.as_ref().map_or(default, Queries::last);
         let eot = block.eot.unwrap_or(1);
         let loss = block.loss.unwrap_or(Loss::CrossEntropy);
         let untargeted = Untargeted { steps, restarts, eot };
@@ -200,15 +223,15 @@ impl AttackName {
             AttackName::ApgdT => Attack::ApgdT(targeted),
             AttackName::Fab => Attack::Fab(untargeted),
             AttackName::FabT => Attack::FabT(targeted),
-            AttackName::Square => Attack::Square(Square {
-                queries: block.queries.unwrap_or(5000),
-                p: block.p.unwrap_or(0.8),
-                restarts,
-                eot,
-            }),
+            AttackName::Fmn => Attack::Fmn(untargeted),
+            AttackName::Ddn => Attack::Ddn(untargeted),
+            AttackName::HopSkipJump => Attack::HopSkipJump(HopSkipJump { queries: queries(10_000), eot }),
+            AttackName::Square => {
+                Attack::Square(Square { queries: queries(5000), p: block.p.unwrap_or(0.8), restarts, eot })
+            }
             AttackName::Noise => Attack::Noise(Noise {
                 distribution: block.distribution.unwrap_or(Distribution::Uniform),
-                queries: block.queries.unwrap_or(100),
+                queries: queries(100),
                 eot,
             }),
             AttackName::Fgsm => Attack::Fgsm(Fgsm { loss, eot }),
@@ -238,18 +261,24 @@ impl AttackBlock {
             },
             Attack::ApgdCe(Untargeted { steps, restarts, .. })
             | Attack::ApgdDlr(Untargeted { steps, restarts, .. })
-            | Attack::Fab(Untargeted { steps, restarts, .. }) => {
+            | Attack::Fab(Untargeted { steps, restarts, .. })
+            | Attack::Fmn(Untargeted { steps, restarts, .. })
+            | Attack::Ddn(Untargeted { steps, restarts, .. }) => {
                 Self { steps: Some(steps), restarts: Some(restarts), ..block }
             }
             Attack::ApgdT(Targeted { steps, targets, restarts, .. })
             | Attack::FabT(Targeted { steps, targets, restarts, .. }) => {
                 Self { steps: Some(steps), targets: Some(targets), restarts: Some(restarts), ..block }
             }
+            Attack::HopSkipJump(HopSkipJump { queries, .. }) => {
+                let queries = block.queries.clone().unwrap_or(Queries::One(queries));
+                Self { queries: Some(queries), ..block }
+            }
             Attack::Square(Square { queries, p, restarts, .. }) => {
-                Self { queries: Some(queries), p: Some(p), restarts: Some(restarts), ..block }
+                Self { queries: Some(Queries::One(queries)), p: Some(p), restarts: Some(restarts), ..block }
             }
             Attack::Noise(Noise { distribution, queries, .. }) => {
-                Self { distribution: Some(distribution), queries: Some(queries), ..block }
+                Self { distribution: Some(distribution), queries: Some(Queries::One(queries)), ..block }
             }
             Attack::Fgsm(Fgsm { loss, .. }) => Self { loss: Some(loss), ..block },
             Attack::Cascade(_) => block,
@@ -285,8 +314,20 @@ impl AttackBlock {
         if let Some(key) = self.keys().into_iter().find(|key| !stages.iter().any(|stage| stage.reads(key))) {
             return fail(key, "no attack of this block reads it".into());
         }
+        if self.epsilon == Budgets::Minimal && self.independent {
+            return fail("independent", "there is no other budget to be independent of".into());
+        }
         if let (Some(attack), None) = (self.attack, self.cascade.first()) {
+            if let Some(problem) = self.unsuited(&attack.resolve(self)) {
+                return fail("attack", problem);
+            }
+            if let Some(problem) = self.unlisted() {
+                return fail("queries", problem);
+            }
             return problem(&attack.resolve(self)).map_or(Ok(()), |(key, problem)| fail(key, problem));
+        }
+        if let Some(problem) = self.unlisted() {
+            return fail("queries", problem);
         }
         let mut seen = Vec::new();
         for (i, stage) in self.cascade.iter().enumerate() {
@@ -299,6 +340,9 @@ impl AttackBlock {
                 let key = if own.contains(&key) { format!("cascade[{i}].{key}") } else { key.to_owned() };
                 return fail(&key, problem);
             }
+            if let Some(problem) = self.unsuited(&attack) {
+                return fail(&format!("cascade[{i}]"), problem);
+            }
             if seen.contains(&attack) {
                 return fail(
                     &format!("cascade[{i}]"),
@@ -308,6 +352,42 @@ impl AttackBlock {
             seen.push(attack);
         }
         Ok(())
+    }
+
+    /// Why an attack cannot do what the block asks for.
+    fn unsuited(&self, attack: &Attack) -> Option<String> {
+        match attack {
+            Attack::Ddn(_) if self.norm != Norm::L2 => Some("ddn knows the norm l2 only".into()),
+            Attack::HopSkipJump(_) if self.norm == Norm::L1 => Some("hop-skip-jump knows the norms l2 and linf".into()),
+            _ if self.epsilon == Budgets::Minimal && !attack.seeks_nearest() => Some(format!(
+                "{} needs a budget: epsilon = \"minimal\" is for fab, fab-t, fmn, ddn and hop-skip-jump",
+                attack.name()
+            )),
+            _ => None,
+        }
+    }
+
+    /// What is wrong with a list of numbers of queries.
+    fn unlisted(&self) -> Option<String> {
+        let Some(Queries::Listed(counts)) = &self.queries else { return None };
+        if self.attack != Some(AttackName::HopSkipJump) || self.epsilon != Budgets::Minimal {
+            return Some("a list is for hop-skip-jump by itself, with epsilon = \"minimal\"".into());
+        }
+        let rises = !counts.is_empty() && counts.windows(2).all(|pair| pair[0] < pair[1]) && counts[0] > 0;
+        (!rises).then(|| "must be a rising list of numbers of at least 1".into())
+    }
+
+    /// What the block asks for besides budgets: how far images must be moved, once, or after each number of queries of one
+    /// search. What distinguishes their ids, and the attacks.
+    pub(super) fn unbudgeted(&self) -> Vec<(String, Attack)> {
+        match (&self.epsilon, &self.queries) {
+            (Budgets::Minimal, Some(Queries::Listed(counts))) => {
+                let after = |count: &u32| Self { queries: Some(Queries::One(*count)), ..self.clone() };
+                counts.iter().map(|count| (format!("-q{count}"), after(count).resolve())).collect()
+            }
+            (Budgets::Minimal, _) => vec![(String::new(), self.resolve())],
+            (Budgets::Listed(_) | Budgets::PerPreset(_), _) => Vec::new(),
+        }
     }
 
     /// The attack parameters that the block names.
@@ -338,12 +418,17 @@ impl AttackBlock {
 fn problem(attack: &Attack) -> Option<(&'static str, String)> {
     let counts = match attack {
         Attack::Pgd(pgd) => vec![("steps", pgd.steps), ("restarts", pgd.restarts)],
-        Attack::ApgdCe(attack) | Attack::ApgdDlr(attack) | Attack::Fab(attack) => {
+        Attack::ApgdCe(attack)
+        | Attack::ApgdDlr(attack)
+        | Attack::Fab(attack)
+        | Attack::Fmn(attack)
+        | Attack::Ddn(attack) => {
             vec![("steps", attack.steps), ("restarts", attack.restarts)]
         }
         Attack::ApgdT(attack) | Attack::FabT(attack) => {
             vec![("steps", attack.steps), ("restarts", attack.restarts), ("targets", attack.targets)]
         }
+        Attack::HopSkipJump(walk) => vec![("queries", walk.queries)],
         Attack::Square(square) => vec![("queries", square.queries), ("restarts", square.restarts)],
         Attack::Noise(noise) => vec![("queries", noise.queries)],
         Attack::Fgsm(_) | Attack::Cascade(_) => Vec::new(),
@@ -385,7 +470,7 @@ mod tests {
     fn stages(protocol: &Protocol) -> Vec<Attack> {
         match &protocol.conditions(Some("mnist")).unwrap().last().unwrap().kind {
             ConditionKind::Attack(condition) => condition.attack.stages().into_iter().cloned().collect(),
-            ConditionKind::Clean | ConditionKind::Corruption(_) => Vec::new(),
+            ConditionKind::Clean | ConditionKind::MinNorm(_) | ConditionKind::Corruption(_) => Vec::new(),
         }
     }
 

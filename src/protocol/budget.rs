@@ -41,13 +41,18 @@ pub enum Budgets {
     Listed(Vec<Budget>),
     /// Keyed by dataset preset: `mnist`, `cifar10`, `imagenet`…
     PerPreset(BTreeMap<String, Vec<Budget>>),
+    /// None: how far each image must be moved is to be found out.
+    Minimal,
 }
 
+const MINIMAL: &str = "minimal";
+
 impl Budgets {
-    /// The budgets for a dataset with this preset.
+    /// The budgets for a dataset with this preset; none where they are to be found out.
     pub fn for_preset(&self, preset: Option<&str>) -> Result<&[Budget], String> {
         match self {
             Budgets::Listed(budgets) => Ok(budgets),
+            Budgets::Minimal => Ok(&[]),
             Budgets::PerPreset(table) => preset.and_then(|p| table.get(p)).map(Vec::as_slice).ok_or_else(|| {
                 let known = table.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
                 let of = preset.map_or("a dataset without a preset".into(), |p| format!("preset {p}"));
@@ -73,6 +78,7 @@ impl<'de> Deserialize<'de> for Budgets {
                 let lists = table.iter().map(|(preset, v)| Ok((preset.clone(), list(v)?)));
                 lists.collect::<Result<_, String>>().map(Budgets::PerPreset)
             }
+            Value::String(text) if text == MINIMAL => Ok(Budgets::Minimal),
             other => list(other).map(Budgets::Listed),
         }
         .map_err(D::Error::custom)
@@ -90,6 +96,7 @@ impl Serialize for Budgets {
         match self {
             Budgets::Listed(budgets) => budgets.serialize(serializer),
             Budgets::PerPreset(table) => table.serialize(serializer),
+            Budgets::Minimal => MINIMAL.serialize(serializer),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::file::Protocol;
 
-const DOCUMENTS: [&str; 14] = [
+const DOCUMENTS: [&str; 16] = [
     include_str!("builtin/clean.toml"),
     include_str!("builtin/pgd-linf.toml"),
     include_str!("builtin/pgd-l2.toml"),
@@ -15,6 +15,8 @@ const DOCUMENTS: [&str; 14] = [
     include_str!("builtin/imagenet-c-extra.toml"),
     include_str!("builtin/cifar10-c.toml"),
     include_str!("builtin/vonenet-corruption.toml"),
+    include_str!("builtin/min-norm.toml"),
+    include_str!("builtin/decision-curve.toml"),
     include_str!("builtin/vonenet-2020.toml"),
     include_str!("builtin/it-align-pgd.toml"),
 ];

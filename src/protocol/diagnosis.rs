@@ -9,7 +9,7 @@ use super::condition::{AttackCondition, Condition, ConditionKind};
 use super::corruption::Label;
 use super::finding::{Finding, Weight};
 use super::plan::groups;
-use super::report::Tally;
+use super::report::{Broken, Tally};
 use super::signs::{Seen, Sign, Signs};
 use super::stats::wilson95;
 use super::threat::Norm;
@@ -91,7 +91,8 @@ const ABOUT_GRADIENTS: [&str; 4] = ["zero_gradients", "nan_gradients", "softmax_
 
 /// The judgement on a run of a model with these findings.
 pub fn diagnose(of_model: &[Finding], run: &Observed) -> Diagnostics {
-    let attacked = run.conditions.iter().any(|condition| matches!(condition.kind, ConditionKind::Attack(_)));
+    let attacks = |kind: &ConditionKind| matches!(kind, ConditionKind::Attack(_) | ConditionKind::MinNorm(_));
+    let attacked = run.conditions.iter().any(|condition| attacks(&condition.kind));
     let mut findings = of_model.to_vec();
     for finding in findings.iter_mut().filter(|f| !attacked && ABOUT_GRADIENTS.contains(&f.code.as_str())) {
         finding.weight = Weight::Note;
@@ -116,7 +117,11 @@ pub fn diagnose(of_model: &[Finding], run: &Observed) -> Diagnostics {
 fn opinions(run: &Observed) -> u64 {
     // The last of a group is its largest budget, the one that is probed.
     let probed = groups(run.conditions, run.stochastic).into_iter().filter_map(|group| group.last().copied());
-    let attacks = probed.filter(|&last| attack(&run.conditions[last]).is_some_and(|a| !a.attack.is_baseline()));
+    let attacks = probed.filter(|&last| match &run.conditions[last].kind {
+        ConditionKind::Attack(condition) => !condition.attack.is_baseline(),
+        ConditionKind::MinNorm(_) => true,
+        ConditionKind::Clean | ConditionKind::Corruption(_) => false,
+    });
     attacks.map(|last| run.signs[last].of(Sign::Overturned)).min().unwrap_or(0)
 }
 
@@ -145,7 +150,7 @@ struct Rule {
 
 const NEVER: f64 = 1.0;
 
-const RULES: [Rule; 14] = [
+const RULES: [Rule; 15] = [
     Rule {
         sign: Sign::ZeroGradients,
         code: "zero_gradients",
@@ -198,6 +203,15 @@ const RULES: [Rule; 14] = [
         noted: false,
         suspicious: 0.25,
         unreliable: NEVER,
+    },
+    Rule {
+        sign: Sign::NoneFound,
+        code: "nothing_found_at_any_distance",
+        sentence: "On some images a search along the gradients for the smallest perturbation found none, however large: it \
+                   fails because of the gradients, and these images count as infinitely far from any other class.",
+        noted: true,
+        suspicious: 0.02,
+        unreliable: 0.2,
     },
     Rule {
         sign: Sign::MisleadingGradient,
@@ -325,7 +339,7 @@ impl Share {
 fn attack(condition: &Condition) -> Option<&AttackCondition> {
     match &condition.kind {
         ConditionKind::Attack(attack) => Some(attack),
-        ConditionKind::Clean | ConditionKind::Corruption(_) => None,
+        ConditionKind::Clean | ConditionKind::MinNorm(_) | ConditionKind::Corruption(_) => None,
     }
 }
 
@@ -336,18 +350,18 @@ fn beaten(run: &Observed) -> Option<Finding> {
     let mut weight = Weight::Note;
     for (condition, tally) in run.conditions.iter().zip(run.tallies) {
         let Some(condition_attack) = attack(condition) else { continue };
-        let broken = |stage: &str| tally.broken.get(stage).copied().unwrap_or(0);
+        let broken = |stage: &str| tally.broken.get(stage).map_or(0, Broken::count);
         let mut standing = tally.n.saturating_sub(broken("clean") + broken("ladder"));
         let mut ascended = false;
-        for stage in condition_attack.attack.stages() {
-            let count = broken(stage.name());
+        for (stage, name) in condition_attack.attack.stages().into_iter().zip(condition_attack.attack.stage_names()) {
+            let count = broken(&name);
             let share = Share { count, of: standing, seeds: run.seeds.max(1) as f64 };
             if ascended && !stage.ascends() && count > 0 {
                 if share.interval()[0] > SUSPICIOUS {
                     weight = Weight::Suspicious;
                 }
                 let mut item = share.evidence(&condition.id, &[]);
-                item["stage"] = stage.name().into();
+                item["stage"] = name.into();
                 evidence.push(item);
             }
             ascended |= stage.ascends();
@@ -583,7 +597,7 @@ mod tests {
         let conditions = builtin("autoattack-standard").unwrap().conditions(Some("mnist")).unwrap();
         let diagnosed = |fab: u64| {
             let broken = [("clean", 10), ("apgd-ce", 200), ("apgd-t", 40), ("fab-t", fab)];
-            let broken = broken.into_iter().map(|(stage, count)| (stage.to_owned(), count)).collect();
+            let broken = broken.into_iter().map(|(stage, count)| (stage.to_owned(), Broken::Count(count))).collect();
             let tally = Tally { n: 1000, correct: 750 - fab, broken, ..Tally::default() };
             let signs = vec![Signs::default(); 2];
             let tallies = [Tally { n: 1000, correct: 990, ..Tally::default() }, tally];

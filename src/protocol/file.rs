@@ -7,7 +7,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::attack_block::AttackBlock;
-use super::condition::{AttackCondition, Condition, ConditionKind};
+use super::condition::{AttackCondition, Condition, ConditionKind, MinNormCondition};
 use super::corruption::{CorruptionBlock, Scene};
 use super::threat::ThreatModel;
 use super::verdict::VerdictRule;
@@ -176,6 +176,10 @@ impl Protocol {
                 .epsilon
                 .for_preset(preset)
                 .map_err(|problem| ProtocolError::new(format!("attack[{i}].epsilon"), problem))?;
+            conditions.extend(block.unbudgeted().into_iter().map(|(mark, attack)| Condition {
+                id: format!("{}-{}{mark}", block.name(), block.norm),
+                kind: ConditionKind::MinNorm(MinNormCondition { norm: block.norm, attack }),
+            }));
             conditions.extend(budgets.iter().map(|budget| Condition {
                 id: format!("{}-{}-{}", block.name(), block.norm, budget.text),
                 kind: ConditionKind::Attack(AttackCondition {
@@ -422,6 +426,40 @@ mod tests {
         let images = Scene::new(Some("imagenet"), [3, 224, 224], Pictures::Procedural);
         assert_eq!(resolve(&[("mode", "published")], &images).unwrap_err().key, "corruption[0].mode");
         assert_eq!(builtin("vonenet-corruption").unwrap().conditions_for(&images).unwrap()[43].id, "frost-3-saved");
+    }
+
+    #[test]
+    fn a_block_without_a_budget_makes_one_condition_or_one_per_number_of_queries() {
+        let found = ids(&builtin("min-norm").unwrap(), "imagenet");
+        assert_eq!(found, ["clean", "min-norm-linf", "min-norm-l2", "min-norm-l1"]);
+        let found = ids(&builtin("decision-curve").unwrap(), "mnist");
+        assert_eq!(
+            (found.len(), found[1].as_str(), found[10].as_str()),
+            (11, "hop-skip-jump-linf-q100", "hop-skip-jump-l2-q10000")
+        );
+        let block = |lines: &str| format!("name = \"x\"\n[[attack]]\nnorm = \"l1\"\nepsilon = \"minimal\"\n{lines}");
+        for (lines, key) in [
+            ("attack = \"pgd\"", "attack[0].attack"),
+            ("attack = \"ddn\"", "attack[0].attack"),
+            ("attack = \"hop-skip-jump\"", "attack[0].attack"),
+            ("cascade = [\"fmn\", \"square\"]", "attack[0].cascade[1]"),
+            ("attack = \"fmn\"\nindependent = true", "attack[0].independent"),
+            ("attack = \"fmn\"\nqueries = 5", "attack[0].queries"),
+        ] {
+            let error = Protocol::from_toml(&block(lines), &[]).unwrap_err();
+            assert_eq!(error.key, key, "{error}");
+        }
+        let walk = |queries: &str| {
+            let text = block("attack = \"hop-skip-jump\"").replace("l1", "l2");
+            Protocol::from_toml(&text, &settings(&[("queries", queries)]))
+        };
+        assert_eq!(ids(&walk("7").unwrap(), "mnist"), ["hop-skip-jump-l2"]);
+        for queries in ["[]", "[3, 3]", "[0, 5]"] {
+            assert_eq!(walk(queries).unwrap_err().key, "attack[0].queries", "{queries}");
+        }
+        let budgeted = settings(&[("epsilon", "0.1"), ("queries", "[5, 6]")]);
+        let square = "name = \"x\"\n[[attack]]\nnorm = \"l2\"\nepsilon = 1\nattack = \"square\"";
+        assert_eq!(Protocol::from_toml(square, &budgeted).unwrap_err().key, "attack[0].queries");
     }
 
     #[test]

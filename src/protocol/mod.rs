@@ -9,6 +9,7 @@ pub mod corruption;
 mod diagnosis;
 mod file;
 mod finding;
+mod minimal;
 mod needs;
 mod paired;
 pub mod plan;
@@ -23,13 +24,13 @@ mod threat;
 mod verdict;
 
 pub use attack::{
-    Attack, Cascade, ClipOrder, Distribution, Fgsm, Keep, Loss, Noise, Passes, Pgd, Projection, Square, StepSize,
-    Subject, Target, Targeted, Untargeted,
+    Attack, Cascade, ClipOrder, Distribution, Fgsm, HopSkipJump, Keep, Loss, Noise, Passes, Pgd, Projection, Square,
+    StepSize, Subject, Target, Targeted, Untargeted,
 };
-pub use attack_block::{AttackBlock, AttackName, StageBlock, StageTable};
+pub use attack_block::{AttackBlock, AttackName, Queries, StageBlock, StageTable};
 pub use budget::{Budget, Budgets};
 pub use builtin::{builtin, builtins};
-pub use condition::{AttackCondition, Condition, ConditionKind};
+pub use condition::{AttackCondition, Condition, ConditionKind, MinNormCondition};
 pub use corruption::{
     Corruption, CorruptionBlock, CorruptionCondition, Group, Label, Mode, NoSuchSeverity, Pictures, Published, Scene,
     Severity, Table,
@@ -37,6 +38,7 @@ pub use corruption::{
 pub use diagnosis::{Diagnostics, Grade, Observed, SecondOpinion, diagnose};
 pub use file::{Aggregate, Clean, MAX_CONDITIONS, Protocol, ProtocolError};
 pub use finding::{Finding, Weight};
+pub use minimal::{Minimal, Point};
 pub use needs::{Capabilities, LabelList, Labels, Needs, NeedsError, gib};
 pub use paired::{Held, Paired, paired};
 pub use profile::{Device, MemoryFormat, NumericProfile, Platform, Precision};

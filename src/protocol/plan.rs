@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::attack::Subject;
-use super::condition::{Condition, ConditionKind};
+use super::condition::{AttackCondition, Condition, ConditionKind, MinNormCondition};
 use super::corruption::Mode;
 
 /// Shards aim at this much work: short enough to lose little, long enough that loading the model does not show.
@@ -44,13 +44,13 @@ pub struct Workload<'a> {
     pub seconds_per_forward: f64,
 }
 
-/// Conditions that run together: the rungs of a ladder share their witnesses, the severities of a computed corruption their images;
+/// Conditions that run together: the rungs of a ladder share their witnesses or their search, the severities of a computed corruption their images;
 /// everything else stands alone.
-/// Rungs are in ascending ε. A stochastic model has no ladders.
+/// Rungs are in ascending order. A stochastic model has no ladders.
 pub fn groups(conditions: &[Condition], stochastic: bool) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (i, condition) in conditions.iter().enumerate() {
-        let together = |j: usize| match same_ladder(&conditions[j], condition) {
+        let together = |j: usize| match conditions[j].same_ladder(condition) {
             true => !stochastic,
             false => same_corruption(&conditions[j], condition),
         };
@@ -59,12 +59,8 @@ pub fn groups(conditions: &[Condition], stochastic: bool) -> Vec<Vec<usize>> {
             None => groups.push(vec![i]),
         }
     }
-    let epsilon = |i: &usize| match &conditions[*i].kind {
-        ConditionKind::Attack(a) => a.threat.epsilon.get(),
-        ConditionKind::Clean | ConditionKind::Corruption(_) => 0.0,
-    };
     for ladder in &mut groups {
-        ladder.sort_by(|a, b| epsilon(a).total_cmp(&epsilon(b)));
+        ladder.sort_by(|a, b| conditions[*a].rung().total_cmp(&conditions[*b].rung()));
     }
     groups
 }
@@ -80,22 +76,14 @@ fn same_corruption(a: &Condition, b: &Condition) -> bool {
     }
 }
 
-fn same_ladder(a: &Condition, b: &Condition) -> bool {
-    match (&a.kind, &b.kind) {
-        (ConditionKind::Attack(a), ConditionKind::Attack(b)) => {
-            !a.independent && !b.independent && a.threat.norm == b.threat.norm && a.attack == b.attack
-        }
-        _ => false,
-    }
-}
-
 /// Forward passes (backwards counted as two) that one image costs at most under this condition.
 pub fn forward_equivalents(condition: &Condition, model: &Subject) -> f64 {
     match &condition.kind {
         // Corrupting an image takes about as long on the processor as a small model's forward pass, and runs beside it.
         ConditionKind::Clean | ConditionKind::Corruption(_) => 1.0,
-        ConditionKind::Attack(condition) => {
-            let passes = condition.attack.passes(model);
+        ConditionKind::Attack(AttackCondition { attack, .. })
+        | ConditionKind::MinNorm(MinNormCondition { attack, .. }) => {
+            let passes = attack.passes(model);
             // The clean image is looked at too.
             1.0 + passes.forwards + BACKWARD_FORWARDS * passes.backwards
         }
@@ -215,6 +203,14 @@ mod tests {
             let groups = groups(&conditions, stochastic);
             assert_eq!((groups.len(), &groups[1]), (16, &vec![1, 2, 3, 4, 5]));
         }
+    }
+
+    #[test]
+    fn one_search_serves_all_its_numbers_of_queries() {
+        let conditions = builtin("decision-curve").unwrap().conditions(None).unwrap();
+        assert_eq!(groups(&conditions, false), [vec![0], (1..=5).collect(), (6..=10).collect()]);
+        let keys: std::collections::HashSet<u64> = conditions[1..6].iter().map(Condition::random_key).collect();
+        assert_eq!(keys.len(), 1, "the beginning is the same however long it goes on");
     }
 
     #[test]

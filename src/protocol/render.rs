@@ -5,10 +5,11 @@ use serde_json::{Value, json};
 use super::condition::{Condition, ConditionKind};
 use super::corruption::{Corruptions, Label, Mode, Table as Parameters};
 use super::finding::{Finding, Weight};
+use super::minimal::Minimal;
 use super::report::{Columns, Row, Table};
 
 /// Columns of the CSV table.
-const CSV_COLUMNS: [&str; 20] = [
+const CSV_COLUMNS: [&str; 24] = [
     "evaluation",
     "condition",
     "kind",
@@ -29,10 +30,14 @@ const CSV_COLUMNS: [&str; 20] = [
     "mode",
     "labels",
     "text",
+    "first_quartile",
+    "median",
+    "third_quartile",
+    "queries",
 ];
 
-/// One line per condition, then one of kind `summary` per column that has a value, then the means by group
-/// (`corruption_group`) and type (`corruption_type`) of corruptions, the `grade`, and a line per `finding` with its sentence.
+/// One line per condition, after one without a budget its curve (kind `curve`, accuracy at each ε), then one of kind `summary`
+/// per column that has a value, then the means by group (`corruption_group`) and type (`corruption_type`) of corruptions, the `grade`, and a line per `finding` with its sentence.
 pub fn csv(table: &Table) -> String {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let write = |writer: &mut csv::Writer<Vec<u8>>, fields: Vec<String>| {
@@ -50,7 +55,21 @@ pub fn csv(table: &Table) -> String {
         fields.extend(["table", "mode"].map(parameter));
         fields.push(labels(&row.condition).map(|label| plain(&json!(label))).collect::<Vec<_>>().join(" "));
         fields.push(String::new());
+        let minimal = row.minimal.as_ref();
+        let size = |of: fn(&Minimal) -> Option<f64>| {
+            minimal.map_or(String::new(), |m| of(m).map_or("inf".into(), |size| size.to_string()))
+        };
+        fields.extend([size(|m| m.quartiles[0]), size(|m| m.median), size(|m| m.quartiles[1]), parameter("queries")]);
         write(&mut writer, fields);
+        for point in minimal.iter().flat_map(|minimal| &minimal.curve) {
+            let mut fields = vec![String::new(); CSV_COLUMNS.len()];
+            (fields[0], fields[1], fields[2]) = (table.evaluation.clone(), row.condition.id.clone(), "curve".into());
+            (fields[3], fields[4], fields[5]) = (parameter("attack"), parameter("norm"), point.epsilon.to_string());
+            fields[8] = row.n.to_string();
+            (fields[10], fields[11], fields[12]) =
+                (point.accuracy.to_string(), point.ci95[0].to_string(), point.ci95[1].to_string());
+            write(&mut writer, fields);
+        }
     }
     let mut summary = |kind: &str, name: &str, value: f64, ci95: Option<[f64; 2]>| {
         let mut fields = vec![String::new(); CSV_COLUMNS.len()];
@@ -106,6 +125,13 @@ pub fn markdown(table: &Table) -> String {
             text += &format!("| {name} | {} | {} – {} |\n", percent(accuracy), percent(low), percent(high));
         }
     }
+    let distances = distances(table);
+    if !distances.is_empty() {
+        text += "\n| smallest perturbation | first quartile | median | third quartile |\n|---|--:|--:|--:|\n";
+        for (id, [first, median, third]) in distances {
+            text += &format!("| {} | {first} | {median} | {third} |\n", id.replace('|', "\\|"));
+        }
+    }
     for note in unofficial(table) {
         text += &format!("\n{note}\n");
     }
@@ -119,7 +145,7 @@ pub fn markdown(table: &Table) -> String {
     text
 }
 
-/// A `tabular` for the booktabs package.
+/// A `tabular` for the booktabs package, and one of distances where there are conditions without a budget.
 pub fn latex(table: &Table) -> String {
     let mut text = String::new();
     if !table.complete {
@@ -146,7 +172,18 @@ pub fn latex(table: &Table) -> String {
             text += &format!("{name} & & {} & {}--{} \\\\\n", percent(accuracy), percent(low), percent(high));
         }
     }
-    text + "\\bottomrule\n\\end{tabular}\n"
+    text += "\\bottomrule\n\\end{tabular}\n";
+    let distances = distances(table);
+    if !distances.is_empty() {
+        text += "\n\\begin{tabular}{lrrr}\n\\toprule\n";
+        text += "Smallest perturbation & First quartile & Median & Third quartile \\\\\n\\midrule\n";
+        for (id, sizes) in distances {
+            let [first, median, third] = sizes.map(|size| size.replace('∞', "$\\infty$"));
+            text += &format!("{} & {first} & {median} & {third} \\\\\n", escape_latex(id));
+        }
+        text += "\\bottomrule\n\\end{tabular}\n";
+    }
+    text
 }
 
 fn accuracy(row: &Row, plus_minus: &str) -> String {
@@ -170,6 +207,16 @@ pub fn columns(columns: &Columns) -> Vec<(&'static str, f64)> {
         ("relative_mce", columns.relative_mce),
     ];
     all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+/// Per condition without a budget: first quartile, median and third quartile of the distances, as text.
+pub fn distances(table: &Table) -> Vec<(&str, [String; 3])> {
+    let text = |value: Option<f64>| value.map_or("∞".to_owned(), |v| format!("{v:.4}"));
+    let of = |row: &'_ Row| {
+        let minimal = row.minimal.as_ref()?;
+        Some([minimal.quartiles[0], minimal.median, minimal.quartiles[1]].map(text))
+    };
+    table.conditions.iter().filter_map(|row| Some((row.condition.id.as_str(), of(row)?))).collect()
 }
 
 /// Name, accuracy and interval of every group, then of every type.
@@ -259,7 +306,7 @@ fn escape_latex(text: &str) -> String {
 #[cfg(test)]
 pub mod tests {
     use super::super::corruption::{Corruption, Pictures, Scene, alexnet};
-    use super::super::report::{Tally, columns, row};
+    use super::super::report::{Broken, Tally, columns, row};
     use super::super::stats::wilson95;
     use super::super::{Aggregate, Diagnostics, Grade, Protocol, SecondOpinion, builtin};
     use super::*;
@@ -383,6 +430,34 @@ pub mod tests {
         assert_eq!([&records[3][1], &records[3][2], &records[3][at("accuracy")]], ["white_box", "summary", "0.92"]);
         assert_eq!([&records[5][1], &records[5][2]], ["suspicious", "grade"]);
         assert_eq!([&records[6][1], &records[6][2], &records[6][at("text")]], ["odd", "finding", "It is odd."]);
+    }
+
+    #[test]
+    fn distances_are_in_every_form_and_unbroken_images_infinitely_far() {
+        let conditions = builtin("min-norm").unwrap().conditions(None).unwrap();
+        // Three of four images broken, one of them from the start.
+        let sizes = |sizes: &[f64]| Broken::Sizes(sizes.to_vec());
+        let broken = [("clean".to_owned(), sizes(&[0.0])), ("ddn".to_owned(), sizes(&[0.25, 0.5]))].into();
+        let tally = Tally { n: 4, correct: 1, broken, ..Tally::default() };
+        let table = Table { conditions: vec![row(&conditions[2], &[(0, tally)])], complete: true, ..table() };
+        let text = csv(&table);
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let at = |name: &str| CSV_COLUMNS.iter().position(|c| *c == name).unwrap();
+        let records: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+        let cell = |row: usize, name: &str| records[row][at(name)].to_owned();
+        assert_eq!(
+            ["kind", "norm", "accuracy", "median"].map(|name| cell(0, name)),
+            ["min_norm", "l2", "0.25", "0.375"]
+        );
+        assert_eq!([cell(0, "first_quartile"), cell(0, "third_quartile")], ["0.1875", "inf"]);
+        let curve: Vec<[String; 3]> =
+            (1..4).map(|row| ["kind", "epsilon", "accuracy"].map(|name| cell(row, name))).collect();
+        assert_eq!(curve, [["curve", "0", "0.75"], ["curve", "0.25", "0.5"], ["curve", "0.5", "0.25"]]);
+        assert!(markdown(&table).contains("| min-norm-l2 | 0.1875 | 0.3750 | ∞ |"), "{}", markdown(&table));
+        assert!(latex(&table).contains("min-norm-l2 & 0.1875 & 0.3750 & $\\infty$ \\\\"), "{}", latex(&table));
+        let stages: Vec<(&str, u64)> =
+            table.conditions[0].stages.iter().map(|stage| (stage.attack.as_str(), stage.broken)).collect();
+        assert_eq!(stages, [("clean", 1), ("fmn", 0), ("ddn", 2), ("fab-t", 0)]);
     }
 
     #[test]

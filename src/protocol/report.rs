@@ -5,45 +5,97 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::condition::{AttackCondition, Condition, ConditionKind};
+use super::condition::{AttackCondition, Condition, ConditionKind, MinNormCondition};
 use super::corruption::Corruptions;
 use super::corruption::{even, figures};
 use super::diagnosis::Diagnostics;
 use super::file::Aggregate;
+use super::minimal::{Minimal, minimal};
 use super::stats::{mean_sd, wilson95};
 use super::verdict::{Stage, Verdict};
 
+/// Images broken by one stage: how many, and of a condition without a budget how far each was moved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Broken {
+    Count(u64),
+    /// In the condition's norm, ascending.
+    Sizes(Vec<f64>),
+}
+
+impl Broken {
+    /// Of images that one stage broke.
+    fn of(condition: &Condition, verdicts: &[&Verdict]) -> Self {
+        match &condition.kind {
+            ConditionKind::MinNorm(condition) => {
+                let mut sizes: Vec<f64> = verdicts.iter().map(|v| condition.norm.of(v.l1, v.l2, v.linf)).collect();
+                sizes.sort_by(f64::total_cmp);
+                Broken::Sizes(sizes)
+            }
+            ConditionKind::Clean | ConditionKind::Attack(_) | ConditionKind::Corruption(_) => {
+                Broken::Count(verdicts.len() as u64)
+            }
+        }
+    }
+
+    pub fn count(&self) -> u64 {
+        match self {
+            Broken::Count(count) => *count,
+            Broken::Sizes(sizes) => sizes.len() as u64,
+        }
+    }
+
+    fn sizes(&self) -> &[f64] {
+        match self {
+            Broken::Count(_) => &[],
+            Broken::Sizes(sizes) => sizes,
+        }
+    }
+
+    fn add(&mut self, other: &Broken) {
+        match (self, other) {
+            (Broken::Sizes(sizes), Broken::Sizes(more)) => {
+                sizes.extend(more);
+                sizes.sort_by(f64::total_cmp);
+            }
+            (this, other) => *this = Broken::Count(this.count() + other.count()),
+        }
+    }
+}
+
 /// Counts over some images of one condition and seed. Tallies of disjoint images add up.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Tally {
     pub n: u64,
     pub correct: u64,
-    /// Images broken, by what broke them.
-    pub broken: BTreeMap<String, u64>,
+    pub broken: BTreeMap<String, Broken>,
     pub forwards: u64,
     pub backwards: u64,
 }
 
 impl Tally {
-    pub fn of(verdicts: &[Verdict]) -> Self {
+    /// Counts verdicts under `condition`.
+    pub fn of(condition: &Condition, verdicts: &[Verdict]) -> Self {
         let mut tally = Self::default();
+        let mut broken: BTreeMap<String, Vec<&Verdict>> = BTreeMap::new();
         for v in verdicts {
             tally.n += 1;
             tally.correct += u64::from(v.robust);
             if let Some(stage) = &v.stage {
-                *tally.broken.entry(stage.to_string()).or_default() += 1;
+                broken.entry(stage.to_string()).or_default().push(v);
             }
             tally.forwards += u64::from(v.forwards);
             tally.backwards += u64::from(v.backwards);
         }
+        tally.broken = broken.into_iter().map(|(stage, verdicts)| (stage, Broken::of(condition, &verdicts))).collect();
         tally
     }
 
     pub fn add(&mut self, other: &Tally) {
         self.n += other.n;
         self.correct += other.correct;
-        for (stage, count) in &other.broken {
-            *self.broken.entry(stage.clone()).or_default() += count;
+        for (stage, broken) in &other.broken {
+            self.broken.entry(stage.clone()).and_modify(|sum| sum.add(broken)).or_insert_with(|| broken.clone());
         }
         self.forwards += other.forwards;
         self.backwards += other.backwards;
@@ -95,6 +147,9 @@ pub struct Row {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub seeds: Vec<SeedRow>,
     pub stages: Vec<StageCount>,
+    /// How far images had to be moved; conditions without a budget only, whose `accuracy` is the share that nothing broke.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimal: Option<Minimal>,
     /// Passes spent per counted verdict, mean.
     pub forwards_per_image: f64,
     pub backwards_per_image: f64,
@@ -160,6 +215,14 @@ pub fn row(condition: &Condition, per_seed: &[(i64, Tally)]) -> Row {
     let n = total.n as f64;
     let accuracy = (total.n > 0).then(|| total.correct as f64 / n);
     let images = n / seeds.len().max(1) as f64;
+    let minimal = match &condition.kind {
+        ConditionKind::MinNorm(_) => {
+            let mut sizes: Vec<f64> = total.broken.values().flat_map(Broken::sizes).copied().collect();
+            sizes.sort_by(f64::total_cmp);
+            minimal(&sizes, total.n, seeds.len() as u64)
+        }
+        _ => None,
+    };
     let per_verdict = |passes: u64| if total.n == 0 { 0.0 } else { passes as f64 / n };
     Row {
         condition: condition.clone(),
@@ -170,6 +233,7 @@ pub fn row(condition: &Condition, per_seed: &[(i64, Tally)]) -> Row {
         sd: mean_sd(&seeds.iter().map(|s| s.accuracy).collect::<Vec<_>>()).1,
         seeds: if seeds.len() > 1 { seeds } else { Vec::new() },
         stages: stages(condition, &total.broken),
+        minimal,
         forwards_per_image: per_verdict(total.forwards),
         backwards_per_image: per_verdict(total.backwards),
     }
@@ -177,20 +241,22 @@ pub fn row(condition: &Condition, per_seed: &[(i64, Tally)]) -> Row {
 
 /// What broke images, in the order of events: misclassified at once, by a smaller ε, then stage by stage. A cascade's stages
 /// are all named, others only where they broke something.
-fn stages(condition: &Condition, broken: &BTreeMap<String, u64>) -> Vec<StageCount> {
-    let mut names = vec!["clean", "ladder"];
+fn stages(condition: &Condition, broken: &BTreeMap<String, Broken>) -> Vec<StageCount> {
+    let mut names = vec!["clean".to_owned(), "ladder".to_owned()];
     let mut all = Vec::new();
-    if let ConditionKind::Attack(AttackCondition { attack, .. }) = &condition.kind {
-        let stages = attack.stages();
-        names.extend(stages.iter().map(|stage| stage.name()));
+    if let ConditionKind::Attack(AttackCondition { attack, .. })
+    | ConditionKind::MinNorm(MinNormCondition { attack, .. }) = &condition.kind
+    {
+        let stages = attack.stage_names();
+        names.extend(stages.iter().cloned());
         if stages.len() > 1 {
-            all = names[2..].to_vec();
+            all = stages;
         }
     }
-    names.extend(broken.keys().map(String::as_str));
+    names.extend(broken.keys().cloned());
     let mut seen = std::collections::HashSet::new();
-    names.retain(|name| seen.insert(*name) && (broken.contains_key(*name) || all.contains(name)));
-    let count = |name: &str| StageCount { attack: name.into(), broken: broken.get(name).copied().unwrap_or(0) };
+    names.retain(|name| seen.insert(name.clone()) && (broken.contains_key(name) || all.contains(name)));
+    let count = |name: String| StageCount { broken: broken.get(&name).map_or(0, Broken::count), attack: name };
     names.into_iter().map(count).collect()
 }
 

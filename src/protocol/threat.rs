@@ -14,6 +14,15 @@ pub enum Norm {
 }
 
 impl Norm {
+    /// The norm in which a gradient's length says how fast a linear function can rise per unit of this one.
+    pub fn dual(self) -> Self {
+        match self {
+            Norm::Linf => Norm::L1,
+            Norm::L2 => Norm::L2,
+            Norm::L1 => Norm::Linf,
+        }
+    }
+
     /// Which of a perturbation's sizes this norm means.
     pub fn of(self, l1: f64, l2: f64, linf: f64) -> f64 {
         match self {

@@ -6,7 +6,7 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::{Lease, LeaseError};
-use crate::protocol::report::Tally;
+use crate::protocol::report::{Broken, Tally};
 use crate::protocol::{Diagnostics, NumericProfile, Sandbox, Signs};
 use crate::store::{Outcome, diagnosis};
 
@@ -41,7 +41,7 @@ struct TallyRow<'a> {
     condition: i32,
     n: u64,
     correct: u64,
-    broken: &'a std::collections::BTreeMap<String, u64>,
+    broken: &'a std::collections::BTreeMap<String, Broken>,
     forwards: u64,
     backwards: u64,
 }

@@ -12,7 +12,7 @@ use super::models::Model;
 use super::{Outcome, QuotaError, Quotas, quota};
 use crate::dataset::{Manifest, Shape};
 use crate::protocol::plan::{self, Workload};
-use crate::protocol::report::Tally;
+use crate::protocol::report::{Broken, Tally};
 use crate::protocol::{Condition, ConditionKind, Diagnostics, Needs, NumericProfile, Protocol, Subject};
 
 /// Which witnesses are stored. The rest can be regenerated from seeds and profile.
@@ -44,7 +44,8 @@ impl WitnessPolicy {
 
 /// What the witnesses of `images` images take at most, in bytes: every attack condition breaks every image.
 pub fn witness_bytes(images: u32, conditions: &[Condition], seeds: usize, shape: Shape) -> u64 {
-    let attacks = conditions.iter().filter(|c| matches!(c.kind, ConditionKind::Attack(_))).count();
+    let attacks =
+        conditions.iter().filter(|c| matches!(c.kind, ConditionKind::Attack(_) | ConditionKind::MinNorm(_))).count();
     let each = shape.bytes() as u64 * size_of::<f32>() as u64;
     u64::from(images) * attacks as u64 * seeds as u64 * each
 }
@@ -427,7 +428,7 @@ struct TallyRow {
     seed: i64,
     n: i64,
     correct: i64,
-    broken: Json<std::collections::BTreeMap<String, u64>>,
+    broken: Json<std::collections::BTreeMap<String, Broken>>,
     forwards: i64,
     backwards: i64,
 }

@@ -178,7 +178,8 @@ pub async fn run(
         keep(tools.artifacts, &key, file).instrument(info_span!("write_witnesses")).await?;
         Some(key)
     };
-    let tallies = claimed.conditions.iter().zip(&verdicts).map(|(&i, v)| (i, Tally::of(v))).collect();
+    let cells = claimed.conditions.iter().zip(&conditions).zip(&verdicts);
+    let tallies = cells.map(|((&i, condition), verdicts)| (i, Tally::of(condition, verdicts))).collect();
     let seconds = started.elapsed().as_secs_f64();
     Ok(ShardResult {
         tallies,

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::dataset::Batch;
-use crate::protocol::{Condition, ConditionKind, Mode, ModelSpec, Signs, Stage, Verdict};
+use crate::protocol::{AttackCondition, Condition, ConditionKind, Mode, ModelSpec, Signs, Stage, Verdict};
 use crate::wire::{CpuTime, WitnessAt};
 
 /// What a child says a shard came to.
@@ -106,25 +106,33 @@ fn one(condition: &Condition, spec: &ModelSpec, verdict: &Verdict) -> Result<(),
     if let ConditionKind::Corruption(corruption) = &condition.kind {
         return corrupted(corruption.mode, spec, verdict);
     }
-    let ConditionKind::Attack(attack) = &condition.kind else {
-        let unchanged = [verdict.l1, verdict.l2, verdict.linf] == [0.0; 3];
-        let clean = unchanged && verdict.stage.as_ref().is_none_or(|s| *s == Stage::Clean);
-        return if clean { Ok(()) } else { Err("a clean image was changed".into()) };
+    let (attack, budget) = match &condition.kind {
+        ConditionKind::Attack(condition) => (&condition.attack, Some(condition)),
+        ConditionKind::MinNorm(condition) => (&condition.attack, None),
+        ConditionKind::Clean => return unmoved(verdict),
+        ConditionKind::Corruption(corruption) => return corrupted(corruption.mode, spec, verdict),
     };
     if !possible(spec, verdict) {
         return Err("a perturbation of impossible size".into());
     }
     let by_it = |stage: &Stage| match stage {
         Stage::Clean => verdict.linf == 0.0,
-        Stage::Ladder => !attack.independent,
-        Stage::Attack(name) => attack.attack.stages().iter().any(|stage| stage.name() == name),
+        Stage::Ladder => budget.is_some_and(|budget| !budget.independent),
+        Stage::Attack(name) => attack.stage_names().contains(name),
         Stage::Corruption => false,
     };
     if !verdict.stage.as_ref().is_none_or(by_it) {
         return Err(format!("broken by {:?}, which is no part of the condition", verdict.stage));
     }
-    let size = attack.threat.norm.of(verdict.l1, verdict.l2, verdict.linf);
-    if verdict.robust || attack.threat.admits(size) { Ok(()) } else { Err(format!("a perturbation of size {size}")) }
+    let Some(AttackCondition { threat, .. }) = budget else { return Ok(()) };
+    let size = threat.norm.of(verdict.l1, verdict.l2, verdict.linf);
+    if verdict.robust || threat.admits(size) { Ok(()) } else { Err(format!("a perturbation of size {size}")) }
+}
+
+fn unmoved(verdict: &Verdict) -> Result<(), String> {
+    let unchanged = [verdict.l1, verdict.l2, verdict.linf] == [0.0; 3];
+    let clean = unchanged && verdict.stage.as_ref().is_none_or(|s| *s == Stage::Clean);
+    if clean { Ok(()) } else { Err("a clean image was changed".into()) }
 }
 
 /// A corrupted image has no budget; its distances are still those of two images in [0,1]. Published ones are judged as they are.
@@ -203,6 +211,29 @@ mod tests {
                 1,
                 &Claims { verdicts, witnesses, payload, signs, time: CpuTime::default() },
             )
+        }
+    }
+
+    #[test]
+    fn without_a_budget_any_possible_distance_passes_by_a_stage_of_the_condition() {
+        let mut answer = Honest::new();
+        let text =
+            "name = \"x\"\n[clean]\n[[attack]]\nnorm = \"l2\"\nepsilon = \"minimal\"\ncascade = [\"fmn\", \"ddn\"]";
+        answer.conditions = Protocol::from_toml(text, &[]).unwrap().conditions(None).unwrap();
+        answer.verdicts[1][0].stage = Some(Stage::Attack("ddn".into()));
+        answer.check().unwrap();
+        type Lie = (&'static str, fn(&mut Verdict));
+        let lies: [Lie; 4] = [
+            ("by another attack", |verdict| verdict.stage = Some(Stage::Attack("pgd".into()))),
+            ("by a smaller budget", |verdict| verdict.stage = Some(Stage::Ladder)),
+            ("moved, yet broken from the start", |verdict| verdict.stage = Some(Stage::Clean)),
+            ("farther than images are apart", |verdict| verdict.l2 = 1.5),
+        ];
+        for (name, lie) in lies {
+            let mut answer = Honest { verdicts: answer.verdicts.clone(), ..Honest::new() };
+            answer.conditions = Protocol::from_toml(text, &[]).unwrap().conditions(None).unwrap();
+            lie(&mut answer.verdicts[1][0]);
+            assert!(answer.check().is_err(), "{name} passes");
         }
     }
 

@@ -174,10 +174,11 @@ impl Bench {
     pub async fn result(&self, claimed: &Claimed, robust: &impl Fn(&str, u32) -> bool) -> ShardResult {
         let (mut rows, mut sets, mut tallies) = (Vec::new(), Vec::new(), Vec::new());
         for &condition in &claimed.conditions {
-            let id = &claimed.evaluation.conditions[condition as usize].id;
+            let cell = &claimed.evaluation.conditions[condition as usize];
+            let id = &cell.id;
             let images = claimed.first_image..claimed.first_image + claimed.images;
             let verdicts: Vec<Verdict> = images.map(|image| verdict(id, image, robust(id, image))).collect();
-            tallies.push((condition, Tally::of(&verdicts)));
+            tallies.push((condition, Tally::of(cell, &verdicts)));
             let broken: Vec<u32> = verdicts.iter().filter(|v| !v.robust).map(|v| v.image).collect();
             if id != "clean" && !broken.is_empty() {
                 sets.push(WitnessSet {

@@ -8,7 +8,7 @@ use crate::support::*;
 
 const NORMS: [(Norm, [f64; 2]); 3] = [(Norm::Linf, [0.01, 0.04]), (Norm::L2, [0.05, 0.25]), (Norm::L1, [0.3, 1.2])];
 
-fn part(images: &Images, rows: &[usize]) -> Images {
+pub fn part(images: &Images, rows: &[usize]) -> Images {
     let each = images.pixels.len() / images.labels.len();
     Images {
         indices: rows.iter().map(|row| images.indices[*row]).collect(),
@@ -18,7 +18,7 @@ fn part(images: &Images, rows: &[usize]) -> Images {
 }
 
 /// A random network of `classes` classes on images of `input`.
-fn network(input: [u32; 3], classes: u32) -> Model<impl Fn(&Tensor) -> Tensor> {
+pub fn network(input: [u32; 3], classes: u32) -> Model<impl Fn(&Tensor) -> Tensor> {
     let [channels, height, width] = input.map(i64::from);
     let hidden = uniform(&[12, channels * height * width], -0.5, 0.5, classes);
     let out = uniform(&[classes.into(), 12], -1.0, 1.0, classes + 100);

@@ -146,7 +146,7 @@ fn judged(recipe: &Recipe) -> Diagnostics {
     let verdicts: Vec<Verdict> = outcomes.into_iter().map(|outcome| outcome.verdict).collect();
     let observed = Observed {
         conditions: &conditions,
-        tallies: &[Tally::of(&verdicts)],
+        tallies: &[Tally::of(&conditions[0], &verdicts)],
         signs: &signs,
         seeds: 1,
         stochastic: false,

@@ -112,6 +112,32 @@ fn fab_finds_perturbations_within_two_percent_of_the_shortest() {
 }
 
 #[test]
+fn minimal_perturbations_are_within_two_percent_of_the_shortest() {
+    for number in 0..6 {
+        let (w, pixels, x, score) = case(number);
+        let images = Images { indices: vec![0], pixels, labels: vec![0] };
+        // With long reaches the box holds most pixels back.
+        for (norm, reaches) in [(Norm::Linf, [0.06, 0.3]), (Norm::L2, [0.5, 1.5]), (Norm::L1, [1.5, 5.0])] {
+            for (reach, scale) in [(reaches[0], 1.0), (reaches[1], 1.0), (reaches[0], 1e4)] {
+                let model = model(&w, score + optimum(&w, &x, norm, reach), scale);
+                for attack_of in nearest_attacks(norm, 200, 8000, 1) {
+                    // Noise must lead beyond the boundary somewhere.
+                    if matches!(attack_of, Attack::HopSkipJump(_)) && (number > 1 || reach > reaches[0] || scale > 1.0)
+                    {
+                        continue;
+                    }
+                    let outcomes =
+                        attack_with(&model, &images, &[minimal(norm, &attack_of)], VerdictRule::OneForward, 1);
+                    let share = distance(norm, &outcomes[0].verdict) / reach;
+                    let what = format!("case {number}: {} {norm} {reach} {scale}: {share}", attack_of.name());
+                    assert!((0.9999..1.02).contains(&share), "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn pgd_reaches_the_optimum_of_a_linear_model_in_every_norm() {
     for case in 0..6 {
         let mut stream = Stream::new(0, 0, case, 0);

@@ -194,3 +194,42 @@ fn no_attack_goes_below_exact_robustness_and_the_cascade_reaches_it() {
         assert_eq!(missed, 0, "{norm}: of {breakable} breakable images");
     }
 }
+
+#[test]
+fn no_minimal_perturbation_is_shorter_than_the_shortest_and_the_nearest_of_all_is_close() {
+    let per_net = 12;
+    for norm in [Norm::Linf, Norm::L1] {
+        let (mut close, mut found) = (0, 0);
+        for key in 0..3 {
+            let net = Net::new(key);
+            let model = net.model();
+            let images: Images = images(&model, per_net, 0);
+            let mut shortest = vec![f64::INFINITY; per_net as usize];
+            let each: Vec<[f64; DIMENSION]> = images
+                .pixels
+                .as_chunks::<DIMENSION>()
+                .0
+                .iter()
+                .map(|pixels| pixels.map(|v| f64::from(f32::from(v) / 255.0)))
+                .collect();
+            for attack_of in nearest_attacks(norm, 100, 1000, 2) {
+                for (image, outcome) in attack(&model, &images, &[minimal(norm, &attack_of)]).iter().enumerate() {
+                    let reach = distance(norm, &outcome.verdict);
+                    if reach.is_finite() {
+                        let label = images.labels[image] as usize;
+                        let worst = net.worst(&each[image], label, norm, reach);
+                        assert!(worst > -1e-5, "{} {norm}: image {image} at {reach}: {worst}", attack_of.name());
+                        shortest[image] = shortest[image].min(reach);
+                    }
+                }
+            }
+            for (image, reach) in shortest.iter().enumerate().filter(|(_, reach)| reach.is_finite()) {
+                let label = images.labels[image] as usize;
+                found += 1;
+                close += u32::from(net.worst(&each[image], label, norm, reach * 0.99) < 0.0);
+            }
+        }
+        assert!(found >= 20, "{norm}: {found} have something to show");
+        assert!(close >= found - 2, "{norm}: {close} of {found} within one percent");
+    }
+}

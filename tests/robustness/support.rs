@@ -118,6 +118,31 @@ pub fn autoattacks(steps: u32, queries: u32, restarts: u32, eot: u32) -> Vec<Att
     ]
 }
 
+/// Every attack that looks for the nearest adversarial example in `norm`, with these many steps and queries.
+pub fn nearest_attacks(norm: Norm, steps: u32, queries: u32, restarts: u32) -> Vec<Attack> {
+    let untargeted = Untargeted { steps, restarts, eot: 1 };
+    let targeted = Targeted { steps, targets: 9, restarts, eot: 1 };
+    let mut attacks = vec![Attack::Fab(untargeted.clone()), Attack::FabT(targeted), Attack::Fmn(untargeted.clone())];
+    if norm == Norm::L2 {
+        attacks.push(Attack::Ddn(untargeted));
+    }
+    if norm != Norm::L1 {
+        attacks.push(Attack::HopSkipJump(HopSkipJump { queries, eot: 1 }));
+    }
+    attacks
+}
+
+/// A condition without a budget.
+pub fn minimal(norm: Norm, attack: &Attack) -> Condition {
+    let kind = ConditionKind::MinNorm(MinNormCondition { norm, attack: attack.clone() });
+    Condition { id: format!("{}-{norm}", attack.name()), kind }
+}
+
+/// How far the image of a verdict was moved.
+pub fn distance(norm: Norm, verdict: &Verdict) -> f64 {
+    if verdict.robust { f64::INFINITY } else { norm.of(verdict.l1, verdict.l2, verdict.linf) }
+}
+
 pub fn cascade(stages: &[Attack]) -> Attack {
     Attack::Cascade(Cascade { cascade: stages.to_vec() })
 }

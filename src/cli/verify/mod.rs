@@ -127,10 +127,10 @@ impl Verifier<'_> {
 
     fn count(&mut self, shard: &DoneShard, verdicts: &[VerdictRow]) {
         for &condition in &shard.conditions {
-            let id = self.evaluation.conditions.get(condition as usize).map_or("", |c| c.id.as_str());
-            let of_it = verdicts.iter().filter(|row| row.condition == id && row.seed == shard.seed);
+            let Some(cell) = self.evaluation.conditions.get(condition as usize) else { continue };
+            let of_it = verdicts.iter().filter(|row| row.condition == cell.id && row.seed == shard.seed);
             let of_it: Vec<Verdict> = of_it.map(|row| row.verdict.clone()).collect();
-            self.counted.entry((condition as usize, shard.seed)).or_default().add(&Tally::of(&of_it));
+            self.counted.entry((condition as usize, shard.seed)).or_default().add(&Tally::of(cell, &of_it));
         }
     }
 
@@ -249,6 +249,13 @@ fn examine(condition: &Condition, verdict: &Verdict, seen: &Examination, stochas
         let size = attack.threat.norm.of(seen.l1, seen.l2, seen.linf);
         if !attack.threat.admits(size) {
             return Some(format!("‖δ‖ = {size} exceeds ε = {}", attack.threat.epsilon.get()));
+        }
+    }
+    if let ConditionKind::MinNorm(condition) = &condition.kind {
+        let size = condition.norm.of(seen.l1, seen.l2, seen.linf);
+        let said = condition.norm.of(verdict.l1, verdict.l2, verdict.linf);
+        if (size - said).abs() > 1e-9 * said {
+            return Some(format!("‖δ‖ = {size}, the verdict says {said}"));
         }
     }
     if !seen.misclassified {

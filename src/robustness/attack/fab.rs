@@ -3,11 +3,11 @@
 
 use tch::{Kind, Tensor};
 
+use super::nearest::Nearest;
 use super::rows::{self, choose};
 use super::runs::Runs;
-use super::{Answer, Demand, Entry, Goal, Search, Seen, Setting, Status, index};
-use crate::protocol::Norm;
-use crate::robustness::threat::{flat, length, per_row, to_hyperplane, unit_sphere};
+use super::{Answer, Demand, Entry, Goal, Search, Setting, Status};
+use crate::robustness::threat::{flat, length, per_row, to_hyperplane};
 
 /// Largest weight of the clean image's projection in a step.
 const MOST_BIAS: f64 = 0.1;
@@ -15,8 +15,6 @@ const MOST_BIAS: f64 = 0.1;
 const OVERSHOOT: f64 = 1.05;
 /// An adversarial point is pulled back to this share of its distance.
 const PULL_BACK: f64 = 0.9;
-/// Restarts begin at this share of the radius.
-const START_RADIUS: f64 = 0.5;
 /// Keeps ratios of distances defined.
 const SMALLEST: f64 = 1e-8;
 
@@ -33,8 +31,6 @@ pub struct FabSearch {
     step: Vec<u32>,
     /// Untargeted: which of the wrong classes is looked at.
     looking: Vec<u32>,
-    clean: Tensor,
-    epsilon: Tensor,
     point: Tensor,
     /// The nearest boundary among those looked at: its w, w·x − b at the point, and distance.
     normal: Tensor,
@@ -42,9 +38,7 @@ pub struct FabSearch {
     boundary_distance: Tensor,
     /// The point was pulled back from an adversarial one.
     pulled: Vec<bool>,
-    /// The nearest adversarial point, and how far it is.
-    best: Tensor,
-    best_distance: Tensor,
+    nearest: Nearest,
 }
 
 impl FabSearch {
@@ -58,34 +52,13 @@ impl FabSearch {
             demands: vec![Demand::Nothing; setting.slots],
             step: vec![0; setting.slots],
             looking: vec![0; setting.slots],
-            clean: images(),
-            epsilon: numbers(),
             point: images(),
             normal: images(),
             offset: numbers(),
             boundary_distance: numbers(),
             pulled: vec![false; setting.slots],
-            best: images(),
-            best_distance: numbers(),
+            nearest: Nearest::new(setting),
         }
-    }
-
-    /// The clean image; in later restarts a random point at half the radius.
-    fn starting_points(&self, entries: &[Entry], clean: &Tensor) -> Tensor {
-        let dimension = clean.numel() / entries.len();
-        let delta: Vec<f64> = entries
-            .iter()
-            .flat_map(|entry| match self.runs.restart(entry) {
-                0 => vec![0.0; dimension],
-                _ => {
-                    let mut unit = unit_sphere(self.setting.norm, dimension, &mut entry.draws.stream(entry.run, 0));
-                    unit.iter_mut().for_each(|v| *v *= START_RADIUS * entry.epsilon);
-                    unit
-                }
-            })
-            .collect();
-        let delta = Tensor::from_slice(&delta).to_device(self.setting.device).view_as(clean);
-        (clean + delta.to_kind(Kind::Float)).clamp(0.0, 1.0)
     }
 
     /// z_t − z_y towards the run's target, or the class that is looked at.
@@ -106,12 +79,8 @@ impl FabSearch {
 
     /// Linearises the boundary that was asked for, and keeps it where it is the nearest yet.
     fn look(&mut self, answer: &Answer) {
-        let dual = match self.setting.norm {
-            Norm::Linf => Norm::L1,
-            Norm::L2 => Norm::L2,
-            Norm::L1 => Norm::Linf,
-        };
-        let distance = answer.loss.abs() / length(dual, &answer.gradient).clamp_min(f64::MIN_POSITIVE);
+        let distance =
+            answer.loss.abs() / length(self.setting.norm.dual(), &answer.gradient).clamp_min(f64::MIN_POSITIVE);
         let first = rows::mask(&self.setting, |slot| self.looking[slot] == 0);
         let nearer = first.logical_or(&distance.lt_tensor(&self.boundary_distance));
         self.normal = choose(&nearer, &answer.gradient, &self.normal);
@@ -124,7 +93,7 @@ impl FabSearch {
     fn moved(&self) -> Tensor {
         let norm = self.setting.norm;
         let wide = |image: &Tensor| image.to_kind(Kind::Double);
-        let (point, clean, normal) = (wide(&self.point), wide(&self.clean), wide(&self.normal));
+        let (point, clean, normal) = (wide(&self.point), wide(&self.nearest.clean), wide(&self.normal));
         let lead = flat(&(&normal * (&clean - &point))).sum_dim_intlist(1, false, Kind::Double);
         let both = |a: &Tensor, b: &Tensor| Tensor::cat(&[a, b], 0);
         let offsets = both(&self.offset, &(&self.offset + lead));
@@ -143,11 +112,8 @@ impl FabSearch {
 impl Search for FabSearch {
     fn load(&mut self, entries: &[Entry], clean: &Tensor) {
         let slots = rows::slots(entries, &self.setting);
-        let points = self.starting_points(entries, clean);
-        let _ = self.clean.index_copy_(0, &slots, clean);
-        let _ = self.point.index_copy_(0, &slots, &points);
-        let _ = self.epsilon.index_copy_(0, &slots, &rows::radii(entries, &self.setting));
-        let _ = self.best_distance.index_fill_(0, &slots, f64::INFINITY);
+        self.nearest.load(entries, clean);
+        let _ = self.point.index_copy_(0, &slots, &self.nearest.starting_points(&self.runs, entries, clean));
         for entry in entries {
             (self.step[entry.slot], self.looking[entry.slot], self.pulled[entry.slot]) = (0, 0, false);
             self.demands[entry.slot] = self.demand(entry);
@@ -170,18 +136,8 @@ impl Search for FabSearch {
 
     fn advance(&mut self, answer: &Answer) -> Vec<Status> {
         let slots = self.setting.slots;
-        let delta = self.point.to_kind(Kind::Double) - self.clean.to_kind(Kind::Double);
-        let distance = length(self.setting.norm, &delta);
-        let closer = answer.misclassified.logical_and(&distance.lt_tensor(&self.best_distance));
-        self.best = choose(&closer, &self.point, &self.best);
-        self.best_distance = choose(&closer, &distance, &self.best_distance);
-        let inside = if answer.seen.contains(&true) {
-            let inside = self.best_distance.le_tensor(&self.epsilon).to_device(tch::Device::Cpu);
-            Vec::<bool>::try_from(inside).expect("a bool row")
-        } else {
-            vec![false; slots]
-        };
-
+        let delta = self.nearest.delta(&self.point);
+        self.nearest.record(&self.point, answer);
         self.look(answer);
         let last_look = |search: &Self, slot: usize| search.looking[slot] + 1 == search.boundaries();
         let moves = |search: &Self, slot: usize| !answer.seen[slot] && last_look(search, slot);
@@ -193,7 +149,7 @@ impl Search for FabSearch {
             self.point = choose(&rows, &moved, &self.point);
         }
         if answer.seen.contains(&true) {
-            let clean = self.clean.to_kind(Kind::Double);
+            let clean = self.nearest.clean.to_kind(Kind::Double);
             let nearer = (clean + delta * PULL_BACK).to_kind(Kind::Float).clamp(0.0, 1.0);
             self.point = choose(&answer.misclassified, &nearer, &self.point);
         }
@@ -202,8 +158,8 @@ impl Search for FabSearch {
         for (slot, status) in status.iter_mut().enumerate() {
             let Some(entry) = &self.entries[slot] else { continue };
             let next_run = self.runs.next(entry);
-            if answer.seen[slot] && inside[slot] && !self.setting.stochastic {
-                *status = Status::Finished { seen: Seen::Success, next_run };
+            if self.nearest.suffices(slot) {
+                *status = Status::Finished { seen: self.nearest.seen(slot), next_run };
                 continue;
             }
             let pulled = std::mem::replace(&mut self.pulled[slot], answer.seen[slot]);
@@ -218,16 +174,14 @@ impl Search for FabSearch {
                 self.looking[slot] += 1;
             }
             if self.step[slot] > self.steps {
-                *status = Status::Finished { seen: Seen::Failure, next_run };
+                *status = Status::Finished { seen: self.nearest.seen(slot), next_run };
             }
             self.demands[slot] = self.demand(entry);
         }
         status
     }
 
-    /// The nearest adversarial points; the clean images where those are too far away, or where there are none.
     fn candidates(&self, slots: &[usize]) -> Tensor {
-        let inside = self.best_distance.le_tensor(&self.epsilon);
-        choose(&inside, &self.best, &self.clean).index_select(0, &index(slots.iter().copied(), &self.best))
+        self.nearest.candidates(slots)
     }
 }

@@ -22,8 +22,12 @@
 
 mod apgd;
 mod apgd_l1;
+mod ddn;
 mod fab;
 mod fgsm;
+mod fmn;
+mod hop_skip_jump;
+mod nearest;
 mod noise;
 mod pgd;
 mod queries;
@@ -42,7 +46,10 @@ use crate::protocol::{Attack, Loss, Norm, Target};
 use crate::robustness::rng::Stream;
 use apgd::ApgdSearch;
 use apgd_l1::L1ApgdSearch;
+use ddn::DdnSearch;
 use fab::FabSearch;
+use fmn::FmnSearch;
+use hop_skip_jump::HopSkipJumpSearch;
 use noise::NoiseSearch;
 use pgd::PgdSearch;
 use runs::Runs;
@@ -56,6 +63,8 @@ pub struct Setting {
     pub classes: u32,
     /// One misclassified draw proves nothing: the search looks for the best candidate and never stops at a success.
     pub stochastic: bool,
+    /// The nearest adversarial point is wanted: the search goes on after a success, and radii are distances to beat.
+    pub nearest: bool,
     pub slots: usize,
     /// [C, H, W]
     pub shape: [i64; 3],
@@ -71,10 +80,20 @@ pub fn search(attack: &Attack, setting: &Setting) -> Box<dyn Search> {
         Attack::ApgdT(attack) => apgd(Runs::targeted(Loss::Dlr, attack), attack.steps, setting),
         Attack::Fab(attack) => Box::new(FabSearch::new(Runs::untargeted(Loss::Margin, attack), attack.steps, setting)),
         Attack::FabT(attack) => Box::new(FabSearch::new(Runs::targeted(Loss::Margin, attack), attack.steps, setting)),
+        Attack::Fmn(fmn) => Box::new(FmnSearch::new(fmn, setting)),
+        Attack::Ddn(ddn) => Box::new(DdnSearch::new(ddn, setting)),
+        Attack::HopSkipJump(attack) => Box::new(HopSkipJumpSearch::new(attack, setting)),
         Attack::Square(square) => Box::new(SquareSearch::new(square, setting)),
         Attack::Noise(noise) => Box::new(NoiseSearch::new(noise, setting)),
         Attack::Fgsm(fgsm) => Box::new(PgdSearch::new(&fgsm::as_pgd(fgsm), setting)),
         Attack::Cascade(_) => unreachable!("the engine runs a cascade's stages"),
+    }
+}
+
+impl Setting {
+    /// Pixels of an image, times channels.
+    pub fn dimension(&self) -> usize {
+        self.shape.iter().product::<i64>() as usize
     }
 }
 
@@ -93,6 +112,9 @@ pub fn needs_ranking(attack: &Attack) -> bool {
         Attack::ApgdCe(_)
         | Attack::ApgdDlr(_)
         | Attack::Fab(_)
+        | Attack::Fmn(_)
+        | Attack::Ddn(_)
+        | Attack::HopSkipJump(_)
         | Attack::Square(_)
         | Attack::Noise(_)
         | Attack::Fgsm(_)
@@ -189,7 +211,7 @@ pub struct Entry {
     /// 0 first, then what [`Status::Finished`] named.
     pub run: u32,
     pub label: u32,
-    /// Radius of the budget.
+    /// Radius of the budget; where the nearest point is wanted, the distance to beat, infinite at first.
     pub epsilon: f64,
     /// The wrong classes, by falling logit at the clean image; empty unless [`needs_ranking`].
     pub ranking: Arc<[u32]>,

@@ -34,7 +34,7 @@ impl NoiseSearch {
 
     /// A point on the unit sphere of the norm, its direction drawn pixel by pixel.
     fn unit(&self, stream: &mut Stream) -> Vec<f64> {
-        let dimension = self.setting.shape.iter().product::<i64>() as usize;
+        let dimension = self.setting.dimension();
         let point = match self.noise.distribution {
             Distribution::Uniform => (0..dimension).map(|_| 2.0 * stream.uniform() - 1.0).collect(),
             Distribution::Gaussian => {
@@ -48,7 +48,7 @@ impl NoiseSearch {
     /// The next point of every trajectory, from its own stream.
     fn draw(&mut self) {
         let mut entries = std::mem::take(&mut self.queries.entries);
-        let dimension = self.setting.shape.iter().product::<i64>() as usize;
+        let dimension = self.setting.dimension();
         let mut unit = Vec::with_capacity(dimension * entries.len());
         for entry in &mut entries {
             match entry {

@@ -39,7 +39,7 @@ pub struct PgdSearch {
 
 impl PgdSearch {
     pub fn new(pgd: &Pgd, setting: &Setting) -> Self {
-        let Setting { norm, classes, stochastic, slots, shape: [channels, height, width], device } = *setting;
+        let Setting { norm, classes, stochastic, slots, shape: [channels, height, width], device, .. } = *setting;
         let images = || Tensor::zeros([slots as i64, channels, height, width], (Kind::Float, device));
         let numbers = || Tensor::zeros([slots as i64], (Kind::Double, device));
         Self {

@@ -166,8 +166,15 @@ mod tests {
     fn bumps_are_the_published_pyramids() {
         for (norm, power) in [(Norm::L2, 2), (Norm::L1, 4)] {
             for side in [1usize, 3, 5, 8, 11] {
-                let setting =
-                    Setting { norm, classes: 2, stochastic: false, slots: 1, shape: [1, 12, 13], device: Device::Cpu };
+                let setting = Setting {
+                    norm,
+                    classes: 2,
+                    stochastic: false,
+                    nearest: false,
+                    slots: 1,
+                    shape: [1, 12, 13],
+                    device: Device::Cpu,
+                };
                 let window = Window { top: 1, left: 2, side: side as i64 };
                 let size = |v: &[f64]| match norm {
                     Norm::L2 => v.iter().map(|v| v * v).sum::<f64>().sqrt(),

@@ -12,6 +12,11 @@ pub fn free(point: &Tensor, gradient: &Tensor, slack: f64) -> Tensor {
     gradient.masked_fill(&below.logical_or(&above), 0.0)
 }
 
+/// From `first` to `last` along half a cosine, at this share of the way.
+pub fn cosine(first: f64, last: f64, share: f64) -> f64 {
+    last + (first - last) * (1.0 + (std::f64::consts::PI * share).cos()) / 2.0
+}
+
 /// g / ‖g‖₂, float64; zero where the gradient is.
 pub fn unit_l2(gradient: &Tensor) -> Tensor {
     let gradient = gradient.to_kind(Kind::Double);

@@ -7,7 +7,7 @@ mod second_opinion;
 pub use second_opinion::second_opinion;
 
 use super::engine::Outcome;
-use crate::protocol::{AttackCondition, Condition, ConditionKind, Sign, Signs};
+use crate::protocol::{Attack, AttackCondition, Condition, ConditionKind, Sign, Signs};
 
 /// A standing image whose examined perturbation is smaller than this share of the budget leaves budget unused.
 const USED: f64 = 0.5;
@@ -18,25 +18,43 @@ pub fn signs(conditions: &[&Condition], outcomes: &[Outcome], stochastic: bool) 
     for outcome in outcomes {
         let signs = &mut signs[outcome.condition];
         signs.look(Sign::UndefinedLogits, outcome.verdict.image, outcome.notes.undefined_logits > 0);
-        if let ConditionKind::Attack(condition) = &conditions[outcome.condition].kind {
-            of_attack(signs, condition, outcome, stochastic);
+        match &conditions[outcome.condition].kind {
+            ConditionKind::Attack(condition) => of_attack(signs, condition, outcome, stochastic),
+            ConditionKind::MinNorm(condition) => of_search(signs, &condition.attack, outcome, stochastic),
+            ConditionKind::Clean | ConditionKind::Corruption(_) => {}
         }
     }
     signs
 }
 
-fn of_attack(signs: &mut Signs, condition: &AttackCondition, outcome: &Outcome, stochastic: bool) {
+/// Of an image that was attacked, with a budget or without.
+fn of_gradients(signs: &mut Signs, attack: &Attack, outcome: &Outcome, stochastic: bool) {
     let Outcome { verdict, notes, .. } = outcome;
     signs.look(Sign::Unconfirmed, verdict.image, notes.unconfirmed > 0);
     if verdict.backwards == 0 {
         return;
     }
     signs.look(Sign::NanGradients, verdict.image, notes.nan_gradients > 0);
-    if !verdict.robust {
+    if verdict.robust {
+        let steps = verdict.backwards / attack.draws(stochastic);
+        signs.look(Sign::ZeroGradients, verdict.image, 2 * notes.zero_gradients >= steps);
+    }
+}
+
+/// Of an image whose nearest adversarial example was searched for.
+fn of_search(signs: &mut Signs, attack: &Attack, outcome: &Outcome, stochastic: bool) {
+    of_gradients(signs, attack, outcome, stochastic);
+    if outcome.verdict.backwards > 0 {
+        signs.look(Sign::NoneFound, outcome.verdict.image, outcome.verdict.robust);
+    }
+}
+
+fn of_attack(signs: &mut Signs, condition: &AttackCondition, outcome: &Outcome, stochastic: bool) {
+    of_gradients(signs, &condition.attack, outcome, stochastic);
+    let Outcome { verdict, notes, .. } = outcome;
+    if verdict.backwards == 0 || !verdict.robust {
         return;
     }
-    let steps = verdict.backwards / condition.attack.draws(stochastic);
-    signs.look(Sign::ZeroGradients, verdict.image, 2 * notes.zero_gradients >= steps);
     if notes.ascents > 0 {
         signs.look(Sign::Unconverged, verdict.image, notes.unconverged == notes.ascents);
     }

@@ -11,7 +11,9 @@ use super::judge::{self, examine};
 use super::kernel::Kernel;
 use super::objective::Objective;
 use super::{EngineError, Notes, Outcome, Progress, Run, name_pass};
-use crate::protocol::{Attack, AttackCondition, ConditionKind, Loss, Stage, ThreatModel, Verdict};
+use crate::protocol::{
+    Attack, AttackCondition, Condition, ConditionKind, Loss, MinNormCondition, Norm, Stage, ThreatModel, Verdict,
+};
 use crate::robustness::attack::{Draws, Entry, Goal, Seen, Setting, Status, needs_ranking};
 use crate::robustness::model::to_unit;
 use crate::robustness::threat::to_vec;
@@ -24,6 +26,13 @@ struct Candidate {
     claimed: bool,
     /// What to do with the image should it still stand, in the same rung.
     next: Option<Job>,
+}
+
+/// A confirmed example.
+struct Nearest {
+    stage: usize,
+    finding: judge::Finding,
+    pixels: Tensor,
 }
 
 /// The books of one image under one condition.
@@ -51,15 +60,28 @@ pub struct Driver<'a, 'r> {
     passes: u32,
 }
 
+/// What the adversary is to do.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    attack: &'a Attack,
+    norm: Norm,
+    /// Find the nearest adversarial example of each image; else any inside the budget.
+    nearest: bool,
+}
+
 /// The part of a driver that searches.
 struct Search<'a> {
-    condition: &'a AttackCondition,
+    task: Task<'a>,
     stages: Vec<&'a Attack>,
+    /// Of the stages.
+    names: Vec<String>,
     /// Stages that take gradients, and stages that do not.
     floors: [Floor<'a>; 2],
     waiting: Vec<Candidate>,
     /// A stochastic model's best candidate so far, with its margin, by image.
     held: HashMap<usize, (f64, Candidate)>,
+    /// Where the nearest is wanted: the nearest example that an examination confirmed, and the stage it is from, by image.
+    nearest: HashMap<usize, Nearest>,
     /// The wrong classes of each image by falling clean logit; empty where no stage needs them.
     rankings: Vec<Arc<[u32]>>,
 }
@@ -71,6 +93,15 @@ impl<'a> Search<'a> {
 
     fn enqueue(&mut self, job: Job) {
         self.floor(job).queue.push_back(job);
+    }
+
+    /// Keeps an example that the examination confirmed, if it is the image's nearest.
+    fn compare(&mut self, job: Job, finding: judge::Finding, pixels: Tensor) {
+        let size = |finding: &judge::Finding| finding.size.in_norm(self.task.norm);
+        let best = self.nearest.get(&job.image).map_or(f64::INFINITY, |best| size(&best.finding));
+        if finding.broken && size(&finding) < best {
+            self.nearest.insert(job.image, Nearest { stage: job.stage, finding, pixels });
+        }
     }
 
     /// What comes after a run in the same rung: the stage's next run, or the next stage.
@@ -118,20 +149,17 @@ impl<'a, 'r> Driver<'a, 'r> {
 
     pub fn drive(mut self) -> Result<Vec<Outcome>, EngineError> {
         let run = self.run;
-        match &run.conditions[self.group.start].kind {
+        // Of searches that differ in length, the longest shows all.
+        match &run.conditions[self.group.end - 1].kind {
             ConditionKind::Clean => self.examine_clean(false)?,
             ConditionKind::Corruption(_) => {
                 return Err(EngineError::Input("corruptions are evaluated apart".into()));
             }
-            ConditionKind::Attack(condition) => {
-                let carries = !condition.independent && !self.stochastic();
-                if carries {
-                    self.examine_clean(true)?;
-                }
-                let stages = condition.attack.stages();
-                let ranks = stages.iter().any(|stage| needs_ranking(stage));
-                let rankings = if ranks { self.rankings()? } else { Vec::new() };
-                self.attack(condition, stages, rankings)?;
+            ConditionKind::Attack(AttackCondition { threat, independent, attack }) => {
+                self.attack(Task { attack, norm: threat.norm, nearest: false }, *independent)?;
+            }
+            ConditionKind::MinNorm(MinNormCondition { norm, attack }) => {
+                self.attack(Task { attack, norm: *norm, nearest: true }, false)?;
             }
         }
         Ok(self.outcomes())
@@ -155,15 +183,16 @@ impl<'a, 'r> Driver<'a, 'r> {
         attack.draws(self.stochastic())
     }
 
-    fn condition(&self, rung: usize) -> Option<&'r AttackCondition> {
-        match &self.run.conditions[self.group.start + rung].kind {
-            ConditionKind::Clean | ConditionKind::Corruption(_) => None,
-            ConditionKind::Attack(attack) => Some(attack),
-        }
+    fn condition(&self, rung: usize) -> &'r Condition {
+        self.run.conditions[self.group.start + rung]
     }
 
+    /// The budget, where there is one.
     fn threat(&self, rung: usize) -> Option<ThreatModel> {
-        self.condition(rung).map(|condition| condition.threat)
+        match &self.condition(rung).kind {
+            ConditionKind::Attack(attack) => Some(attack.threat),
+            ConditionKind::Clean | ConditionKind::MinNorm(_) | ConditionKind::Corruption(_) => None,
+        }
     }
 
     /// Names the random numbers that a stochastic model draws in the next pass.
@@ -229,24 +258,28 @@ impl<'a, 'r> Driver<'a, 'r> {
         Ok(rankings)
     }
 
-    fn attack(
-        &mut self,
-        condition: &AttackCondition,
-        stages: Vec<&Attack>,
-        rankings: Vec<Arc<[u32]>>,
-    ) -> Result<(), EngineError> {
-        let eot = self.eot(&condition.attack);
+    fn attack(&mut self, task: Task<'a>, independent: bool) -> Result<(), EngineError> {
+        if !independent && !self.stochastic() {
+            self.examine_clean(true)?;
+        }
+        let stages = task.attack.stages();
+        let ranks = stages.iter().any(|stage| needs_ranking(stage));
+        let rankings = if ranks { self.rankings()? } else { Vec::new() };
+        let eot = self.eot(task.attack);
         let spec = self.run.model.spec();
         let setting = Setting {
-            norm: condition.threat.norm,
+            norm: task.norm,
             classes: spec.classes,
             stochastic: spec.stochastic,
+            nearest: task.nearest,
             slots: (self.run.batch / eot).max(1) as usize,
             shape: spec.input.map(i64::from),
             device: self.run.model.device(),
         };
         let floors = [0, 1].map(|_| Floor::new(stages.clone(), setting, eot));
-        let mut search = Search { condition, stages, floors, waiting: Vec::new(), held: HashMap::new(), rankings };
+        let (held, nearest) = (HashMap::new(), HashMap::new());
+        let names = task.attack.stage_names();
+        let mut search = Search { task, stages, names, floors, waiting: Vec::new(), held, nearest, rankings };
         for image in 0..self.accounts.len() {
             if self.accounts[image][0].settled.is_none() {
                 search.enqueue(Job { image, rung: 0, stage: 0, run: 0 });
@@ -269,9 +302,11 @@ impl<'a, 'r> Driver<'a, 'r> {
     fn should_judge(&self, search: &Search) -> bool {
         let launch = (self.run.batch / judge::draws(self.run.rule, self.stochastic())).max(1) as usize;
         let returns = |candidate: &Candidate| match candidate.next {
-            _ if candidate.claimed => None,
+            _ if candidate.claimed && !search.task.nearest => None,
             Some(next) => Some(floor_of(search.stages[next.stage])),
-            None if candidate.job.rung + 1 < self.group.len() => Some(floor_of(search.stages[0])),
+            None if candidate.job.rung + 1 < self.group.len() && !search.task.nearest => {
+                Some(floor_of(search.stages[0]))
+            }
             None => None,
         };
         let starving = |floor: usize| {
@@ -283,16 +318,18 @@ impl<'a, 'r> Driver<'a, 'r> {
 
     /// Puts queued jobs into empty slots.
     fn fill(&self, search: &mut Search) {
-        let Search { condition, stages, floors, rankings, .. } = search;
+        let Search { task, stages, floors, rankings, nearest, .. } = search;
+        let beaten =
+            |image: &usize| nearest.get(image).map_or(f64::INFINITY, |best| best.finding.size.in_norm(task.norm));
         let entry = |job: &Job, slot: usize| Entry {
             slot,
             run: job.run,
             label: self.run.images.labels[job.image],
-            epsilon: self.epsilon(job.rung),
+            epsilon: self.threat(job.rung).map_or_else(|| beaten(&job.image), |threat| threat.epsilon.get()),
             ranking: if needs_ranking(stages[job.stage]) { rankings[job.image].clone() } else { Arc::default() },
             draws: Draws {
                 seed: self.run.seed,
-                condition: self.condition(job.rung).unwrap_or(condition).stage_key(stages[job.stage]),
+                condition: self.condition(job.rung).stage_key(stages[job.stage]),
                 image: self.run.images.indices[job.image],
             },
         };
@@ -301,22 +338,23 @@ impl<'a, 'r> Driver<'a, 'r> {
         }
     }
 
-    fn epsilon(&self, rung: usize) -> f64 {
-        self.threat(rung).map_or(0.0, |threat| threat.epsilon.get())
-    }
-
     /// One pass over all slots of a floor, and what follows from it.
     fn step(&mut self, search: &mut Search, floor: usize) -> Result<(), EngineError> {
-        let draws = self.eot(&search.condition.attack);
+        let draws = self.eot(search.task.attack);
         self.seed_pass();
-        let (mut done, mut finished) = (Vec::new(), Vec::new());
+        let (mut done, mut finished, mut stops) = (Vec::new(), Vec::new(), Vec::new());
         for passed in search.floors[floor].pass(&self.kernel)? {
             let job = passed.job;
             self.charge(job, draws, if passed.with_gradient { draws } else { 0 });
             let notes = &mut self.accounts[job.image][job.rung].notes;
             notes.nan_gradients += u32::from(passed.nan_gradient);
             notes.zero_gradients += u32::from(passed.zero_gradient);
-            let Status::Finished { seen, next_run } = passed.status else { continue };
+            let Status::Finished { seen, next_run } = passed.status else {
+                if self.is_stop(&search.task, job, passed.passes) {
+                    stops.push((passed.slot, job));
+                }
+                continue;
+            };
             if let (Some(rises), Seen::Failure | Seen::Unknown) = (passed.still_rises, seen) {
                 notes.ascents += 1;
                 notes.unconverged += u32::from(rises);
@@ -327,6 +365,11 @@ impl<'a, 'r> Driver<'a, 'r> {
                 Some(next) if seen == Seen::Failure && !self.stochastic() => search.enqueue(next),
                 next => finished.push((passed.slot, job, seen == Seen::Success, next)),
             }
+        }
+        for (slot, job) in stops {
+            let pixels = search.floors[floor].candidates(&[slot]).remove(0);
+            search.floors[floor].climb(slot);
+            search.waiting.push(Candidate { job, pixels, claimed: false, next: None });
         }
         let slots: Vec<usize> = finished.iter().map(|(slot, ..)| *slot).collect();
         let pixels = search.floors[floor].candidates(&slots);
@@ -343,6 +386,11 @@ impl<'a, 'r> Driver<'a, 'r> {
         Ok(())
     }
 
+    /// Whether a search has made as many passes as its rung allows, and goes on to the next.
+    fn is_stop(&self, task: &Task, job: Job, passes: u32) -> bool {
+        task.nearest && job.rung + 1 < self.group.len() && f64::from(passes) == self.condition(job.rung).rung()
+    }
+
     /// A stochastic model's verdict looks at one candidate only, whatever the number of stages and runs: the one with the
     /// largest margin, the mean over as many fresh draws as the search took at every point.
     fn contest(&mut self, search: &mut Search, candidates: Vec<Candidate>) -> Result<(), EngineError> {
@@ -352,7 +400,7 @@ impl<'a, 'r> Driver<'a, 'r> {
         if rivals.is_empty() {
             return Ok(());
         }
-        let draws = self.eot(&search.condition.attack);
+        let draws = self.eot(search.task.attack);
         let labels = self.labels(&rivals.iter().map(|rival| rival.job.image).collect::<Vec<_>>());
         let goals = vec![Some(Goal { loss: Loss::Margin, target: None, float32_gradient: false }); rivals.len()];
         let objective = Objective::new(&labels, &goals, self.run.model.device());
@@ -388,17 +436,31 @@ impl<'a, 'r> Driver<'a, 'r> {
         let pixels = Tensor::stack(&candidates.iter().map(|candidate| &candidate.pixels).collect::<Vec<_>>(), 0);
         self.seed_pass();
         let findings = examine(&self.kernel, &pixels, &self.clean(&images), &self.labels(&images), &threats, draws)?;
-        for (candidate, finding) in candidates.iter().zip(findings) {
+        for (candidate, finding) in candidates.into_iter().zip(findings) {
             let job = candidate.job;
             self.charge(job, draws, 0);
             self.accounts[job.image][job.rung].notes.undefined_logits += u32::from(finding.undefined);
             if candidate.claimed && !finding.broken && !self.stochastic() {
                 self.accounts[job.image][job.rung].notes.unconfirmed += 1;
             }
-            match candidate.next {
+            let Candidate { next, pixels, .. } = candidate;
+            match next {
+                Some(next) if search.task.nearest => {
+                    search.compare(job, finding, pixels);
+                    search.enqueue(next);
+                }
+                None if search.task.nearest => {
+                    search.compare(job, finding, pixels.shallow_clone());
+                    let last = Nearest { stage: job.stage, finding, pixels };
+                    let best = search.nearest.get(&job.image).unwrap_or(&last);
+                    self.settle(job, Some(&search.names[best.stage]), &best.finding, &best.pixels);
+                    if job.rung + 1 == self.group.len() {
+                        search.nearest.remove(&job.image);
+                    }
+                }
                 Some(next) if !finding.broken => search.enqueue(next),
                 _ => {
-                    self.settle(job, Some(search.stages[job.stage]), &finding, &candidate.pixels);
+                    self.settle(job, Some(&search.names[job.stage]), &finding, &pixels);
                     if !finding.broken && job.rung + 1 < self.group.len() {
                         search.enqueue(Job { rung: job.rung + 1, stage: 0, run: 0, ..job });
                     }
@@ -408,17 +470,19 @@ impl<'a, 'r> Driver<'a, 'r> {
         Ok(())
     }
 
-    /// Writes the verdict of `job`, which `attack` came to (none: the clean image itself); a witness stands at all higher
+    /// Writes the verdict of `job`, which the named stage came to (none: the clean image itself); a witness stands at all higher
     /// rungs too.
-    fn settle(&mut self, job: Job, attack: Option<&Attack>, finding: &judge::Finding, pixels: &Tensor) {
+    fn settle(&mut self, job: Job, attack: Option<&str>, finding: &judge::Finding, pixels: &Tensor) {
         let image = self.run.images.indices[job.image];
         let stage = match attack {
             _ if !finding.broken => None,
-            Some(attack) if finding.size.linf > 0.0 => Some(Stage::Attack(attack.name().to_owned())),
+            Some(name) if finding.size.linf > 0.0 => Some(Stage::Attack(name.to_owned())),
             _ => Some(Stage::Clean),
         };
         let witness = (finding.broken && (self.run.wants_witness)(image)).then(|| to_pixels(pixels));
-        let above = if finding.broken { self.group.len() } else { job.rung + 1 };
+        // The clean image stands for itself; without a budget, how far a witness is says nothing of how far the next will be.
+        let stands = finding.broken && (attack.is_none() || self.threat(job.rung).is_some());
+        let above = if stands { self.group.len() } else { job.rung + 1 };
         for rung in job.rung..above {
             let stage = match &stage {
                 Some(Stage::Attack(_)) if rung > job.rung => Some(Stage::Ladder),

@@ -27,6 +27,8 @@ pub struct Job {
 pub struct Passed {
     pub slot: usize,
     pub job: Job,
+    /// Passes of the trajectory, this one included.
+    pub passes: u32,
     pub with_gradient: bool,
     pub nan_gradient: bool,
     pub zero_gradient: bool,
@@ -44,6 +46,8 @@ pub struct Floor<'a> {
     searches: BTreeMap<usize, Box<dyn Search>>,
     slots: Vec<Option<Job>>,
     labels: Vec<u32>,
+    /// Passes of each slot's trajectory.
+    passes: Vec<u32>,
     /// The loss of each slot's ascent.
     curves: Vec<Curve>,
     pub queue: VecDeque<Job>,
@@ -62,6 +66,7 @@ impl<'a> Floor<'a> {
             searches: BTreeMap::new(),
             slots: vec![None; setting.slots],
             labels: vec![0; setting.slots],
+            passes: vec![0; setting.slots],
             curves: vec![Curve::default(); setting.slots],
             queue: VecDeque::new(),
             aim: None,
@@ -90,6 +95,7 @@ impl<'a> Floor<'a> {
             for (entry, job) in entries.iter().zip(jobs) {
                 self.slots[entry.slot] = Some(job);
                 self.labels[entry.slot] = entry.label;
+                self.passes[entry.slot] = 0;
                 self.curves[entry.slot].clear();
             }
         }
@@ -127,6 +133,7 @@ impl<'a> Floor<'a> {
                 curve.note(*loss);
             }
         }
+        self.passes.iter_mut().for_each(|passes| *passes += 1);
         let passed = |(slot, job): (usize, &Option<Job>)| {
             let job = (*job)?;
             let status = status[&job.stage][slot];
@@ -135,6 +142,7 @@ impl<'a> Floor<'a> {
             Some(Passed {
                 slot,
                 job,
+                passes: self.passes[slot],
                 with_gradient: gradient,
                 nan_gradient: gradient && evaluation.nan_gradient[slot],
                 zero_gradient: gradient && evaluation.zero_gradient[slot],
@@ -154,6 +162,13 @@ impl<'a> Floor<'a> {
             let mine = Tensor::from_slice(&mine).to_device(points.device()).view([-1, 1, 1, 1]);
             search.points().where_self(&mine, &points)
         })
+    }
+
+    /// The slot's trajectory goes on for the next rung.
+    pub fn climb(&mut self, slot: usize) {
+        if let Some(job) = &mut self.slots[slot] {
+            job.rung += 1;
+        }
     }
 
     /// Takes trajectories out of their slots.

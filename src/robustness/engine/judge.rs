@@ -28,8 +28,8 @@ pub fn draws(rule: VerdictRule, stochastic: bool) -> u32 {
     }
 }
 
-/// Examines `images` against `clean`, both float32 [n, C, H, W], each with its label and threat model (none: the clean
-/// condition, which has no budget). Every image gets `draws` fresh forwards, laid along the batch.
+/// Examines `images` against `clean`, both float32 [n, C, H, W], each with its label and threat model (none: whatever
+/// is misclassified is broken, however far it was moved). Every image gets `draws` fresh forwards, laid along the batch.
 pub fn examine(
     kernel: &Kernel,
     images: &Tensor,

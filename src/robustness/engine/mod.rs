@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::model::{Classifier, ModelError, is_out_of_memory};
-use crate::protocol::{Condition, ConditionKind, Verdict, VerdictRule};
+use crate::protocol::{Condition, Verdict, VerdictRule};
 use driver::Driver;
 
 /// Images as a dataset stores them.
@@ -42,8 +42,8 @@ pub struct Images {
 pub struct Run<'a> {
     pub model: &'a dyn Classifier,
     pub images: &'a Images,
-    /// Conditions in any number and mix, but corruptions apart ([`evaluate_corrupted`]); consecutive attacks that differ only in a rising ε form a ladder, where they
-    /// and the model allow it.
+    /// Conditions in any number and mix, but corruptions apart ([`evaluate_corrupted`]); consecutive attacks that differ only in a rising ε, or searches in
+    /// a rising number of queries, form a ladder, where they and the model allow it.
     pub conditions: &'a [&'a Condition],
     pub seed: u64,
     /// How verdicts on a stochastic model are drawn.
@@ -132,6 +132,9 @@ fn check(run: &Run) -> Result<(), EngineError> {
     let spec = run.model.spec();
     let pixels_each: usize = spec.input.iter().map(|side| *side as usize).product();
     let fail = |problem: String| Err(EngineError::Input(problem));
+    if let Some(problem) = run.conditions.iter().find_map(|condition| condition.unsuited(spec)) {
+        return fail(problem);
+    }
     if run.batch == 0 {
         return fail("batch must be at least 1".into());
     }
@@ -161,7 +164,7 @@ pub(crate) fn name_pass(run: &Run, condition: &Condition, pass: u32) {
     tch::manual_seed(i64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes")));
 }
 
-/// Splits the conditions into groups that one driver handles: ladders of rising ε, else single conditions.
+/// Splits the conditions into groups that one driver handles: rising ladders, else single conditions.
 fn ladders(run: &Run) -> Vec<std::ops::Range<usize>> {
     let mut groups: Vec<std::ops::Range<usize>> = Vec::new();
     for position in 0..run.conditions.len() {
@@ -176,17 +179,7 @@ fn ladders(run: &Run) -> Vec<std::ops::Range<usize>> {
 }
 
 fn continues(run: &Run, below: &Condition, above: &Condition) -> bool {
-    match (&below.kind, &above.kind) {
-        (ConditionKind::Attack(below), ConditionKind::Attack(above)) => {
-            !run.model.spec().stochastic
-                && !below.independent
-                && !above.independent
-                && below.threat.norm == above.threat.norm
-                && below.threat.epsilon <= above.threat.epsilon
-                && below.attack == above.attack
-        }
-        _ => false,
-    }
+    !run.model.spec().stochastic && below.same_ladder(above) && below.rung() <= above.rung()
 }
 
 /// tch panics where libtorch throws, and the mathematics reads better for it; here such a panic becomes an error again.
