@@ -66,7 +66,7 @@ async fn whoever_lost_the_lease_changes_nothing() {
     let stale = bench.claim().await.unwrap();
     let result = bench.result(&stale, &|_, _| false).await;
     bench.expire_leases().await;
-    assert_eq!(queue::reap(&bench.pool, Duration::ZERO).await.unwrap(), [Reaped::Requeued]);
+    assert_eq!(queue::reap(&bench.pool).await.unwrap(), [Reaped::Requeued]);
     let fresh = bench.claim().await.unwrap();
     assert_eq!((fresh.lease.shard, fresh.lease.attempt), (stale.lease.shard, 2));
     let lost = |outcome: Result<(), LeaseError>| assert!(matches!(outcome, Err(LeaseError::Lost)));
@@ -252,7 +252,7 @@ async fn a_shard_that_kills_every_worker_fails_its_evaluation() {
         assert_eq!(bench.claim().await.unwrap().lease.attempt, attempt);
         bench.expire_leases().await;
         let expected = if attempt < queue::MAX_ATTEMPTS { Reaped::Requeued } else { Reaped::Failed };
-        assert_eq!(queue::reap(&bench.pool, Duration::ZERO).await.unwrap(), [expected]);
+        assert_eq!(queue::reap(&bench.pool).await.unwrap(), [expected]);
     }
     let failed = read(&bench, evaluation).await;
     assert_eq!((failed.state, failed.outcome.unwrap().code.as_str()), (State::Failed, "worker_lost"));
@@ -273,7 +273,7 @@ async fn cancelling_reaches_running_work_by_heartbeat_and_dead_work_by_the_reape
     alive.lease.release(&bench.pool).await.unwrap();
     assert_eq!(read(&bench, evaluation).await.state, State::Cancelling);
     bench.expire_leases().await;
-    assert_eq!(queue::reap(&bench.pool, Duration::ZERO).await.unwrap(), [Reaped::Closed]);
+    assert_eq!(queue::reap(&bench.pool).await.unwrap(), [Reaped::Closed]);
     assert!(matches!(dead.lease.heartbeat(&bench.pool, 1).await, Err(LeaseError::Lost)));
     let ended = read(&bench, evaluation).await;
     assert_eq!((ended.state, ended.outcome.unwrap().code.as_str()), (State::Cancelled, "cancelled"));
@@ -406,19 +406,6 @@ async fn a_commit_whose_answer_was_lost_may_be_said_again() {
 }
 
 #[tokio::test]
-async fn a_database_that_has_just_started_gives_silent_workers_time_to_be_heard() {
-    let bench = Bench::start().await;
-    let model = bench.ready_model("m").await;
-    small(&bench, model).await;
-    let silent = bench.claim().await.unwrap();
-    bench.expire_leases().await;
-    assert_eq!(queue::reap(&bench.pool, Duration::from_secs(1 << 30)).await.unwrap(), []);
-    assert_eq!(silent.lease.heartbeat(&bench.pool, 0).await.unwrap(), Order::Continue);
-    bench.expire_leases().await;
-    assert_eq!(queue::reap(&bench.pool, Duration::ZERO).await.unwrap(), [Reaped::Requeued]);
-}
-
-#[tokio::test]
 async fn what_would_fail_again_is_not_repeated_and_what_is_given_back_is_not_counted() {
     let bench = Bench::start().await;
     let model = bench.ready_model("m").await;
@@ -467,7 +454,7 @@ async fn a_model_whose_checks_kill_their_workers_is_rejected() {
         drop(check);
     }
     assert!(claim().await.is_none());
-    queue::reap(&bench.pool, Duration::ZERO).await.unwrap();
+    queue::reap(&bench.pool).await.unwrap();
     assert_eq!(bench.json(&format!("/v1/models/{model}")).await["rejection"]["code"], "check_lost");
     assert_eq!(read(&bench, waiting).await.outcome.unwrap().code, "model_rejected");
 }

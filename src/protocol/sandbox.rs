@@ -27,6 +27,8 @@ pub struct Enforced {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MemoryBound {
+    /// A control group, which bounds all memory; on a CPU private memory has a resource limit beside it.
+    Group,
     /// A resource limit on private memory.
     Rlimit,
     /// That of its worker's container or service, if any; the kernel then kills the evaluator first.

@@ -23,7 +23,7 @@ pub struct CheckLease {
 }
 
 /// Leases an unchecked model: of the owner with the fewest checks of late; among those one that was not tried before, then the
-/// oldest. A check whose worker fell silent counts as unchecked.
+/// one put off longest ago, then the oldest. A check whose worker fell silent counts as unchecked.
 pub async fn claim_check(pool: &PgPool, lease: Duration) -> Result<Option<CheckLease>, sqlx::Error> {
     let token = Uuid::new_v4();
     let id: Option<Uuid> = sqlx::query_scalar(
@@ -35,7 +35,7 @@ pub async fn claim_check(pool: &PgPool, lease: Duration) -> Result<Option<CheckL
          where id = (select m.id from models m left join lately l on l.owner = m.owner
                      where m.state = 'checking' and m.deleted_at is null
                      and (m.check_expires_at is null or m.check_expires_at < now()) and m.check_attempts < $3
-                     order by coalesce(l.checks, 0), m.check_attempts, m.created_at for update of m skip locked limit 1)
+                     order by coalesce(l.checks, 0), m.check_attempts, m.check_expires_at nulls first, m.created_at for update of m skip locked limit 1)
          returning id",
     )
     .bind(token)

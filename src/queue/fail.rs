@@ -20,8 +20,15 @@ pub struct Outage {
     pub detail: String,
 }
 
+impl Outage {
+    /// The same, where machine and store turn out to work: it is this piece of work that cannot be read or begun.
+    pub fn of_this_work(self) -> Failure {
+        Failure::Transient { code: self.code, detail: NOT_THE_MODELS_FAULT.into() }
+    }
+}
+
 /// What owners are told of an outage.
-const NOT_THE_WORKS_FAULT: &str = "the machine or the store failed, not the model; the operator's log says how";
+pub const NOT_THE_MODELS_FAULT: &str = "the machine or the store failed, not the model; the operator's log says how";
 
 /// Why an attempt failed, and whether another may do better.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +46,7 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Outage(outage) => write!(f, "{}: {NOT_THE_WORKS_FAULT}", outage.code),
+            Self::Outage(outage) => write!(f, "{}: {NOT_THE_MODELS_FAULT}", outage.code),
             Self::Transient { code, detail } | Self::Permanent { code, detail } => write!(f, "{code}: {detail}"),
             Self::OutOfMemory { batch, detail } => write!(f, "out_of_memory at batch {batch}: {detail}"),
         }
@@ -70,7 +77,7 @@ impl Lease {
                      where id = $1",
                 )
                 .bind(self.shard)
-                .bind(Json(json!({"code": outage.code, "detail": NOT_THE_WORKS_FAULT, "attempt": attempts})))
+                .bind(Json(json!({"code": outage.code, "detail": NOT_THE_MODELS_FAULT, "attempt": attempts})))
                 .execute(&mut *tx)
                 .await?;
                 close_if_stopped(&mut tx, self.evaluation).await?;

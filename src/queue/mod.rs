@@ -26,7 +26,7 @@ pub use check::{CheckLease, claim_check};
 pub use claim::{Claimant, Claimed, claim};
 pub use commit::{Committed, ShardResult};
 pub use depth::{Depth, REASONS, depth};
-pub use fail::{Failure, Outage};
+pub use fail::{Failure, NOT_THE_MODELS_FAULT, Outage};
 pub use heartbeat::Order;
 pub use log::Ending;
 pub use reap::{Reaped, reap};

@@ -1,7 +1,5 @@
 //! Taking leases back from workers that fell silent.
 
-use std::time::Duration;
-
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -20,17 +18,9 @@ pub enum Reaped {
     Closed,
 }
 
-/// Handles every expired lease, those of cancelled evaluations too. Any process may call this at any time.
-///
-/// While the database was down nobody could be heard: for as long as `grace` after its start nothing is taken back.
-pub async fn reap(pool: &PgPool, grace: Duration) -> Result<Vec<Reaped>, sqlx::Error> {
-    let settled: bool = sqlx::query_scalar("select pg_postmaster_start_time() + make_interval(secs => $1) < now()")
-        .bind(grace.as_secs_f64())
-        .fetch_one(pool)
-        .await?;
-    if !settled {
-        return Ok(Vec::new());
-    }
+/// Handles every expired lease, those of cancelled evaluations too. Any process may call this at any time, but
+/// whoever has just found the database again should wait for as long as a lease lasts: the others could not be heard either.
+pub async fn reap(pool: &PgPool) -> Result<Vec<Reaped>, sqlx::Error> {
     reap_checks(pool).await?;
     let expired: Vec<(Uuid, i64)> = sqlx::query_as(
         "select evaluation_id, id from shards where state = 'running' and lease_expires_at < now() order by evaluation_id limit 1000",

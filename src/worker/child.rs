@@ -15,8 +15,9 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::attempt_log::Output;
+use super::memory_group::MemoryGroup;
 use super::{ChildError, metrics, words};
-use crate::protocol::{Device, ModelSpec, NumericProfile, Pictures, Platform, Sandbox};
+use crate::protocol::{Device, MemoryBound, ModelSpec, NumericProfile, Pictures, Platform, Sandbox};
 use crate::wire::{
     self, Answer, BatchWish, Call, Confinement, MODEL_FD, Progress, Reply, Request, SOCKET_FD, WireError,
 };
@@ -54,6 +55,8 @@ pub struct Child {
     no_progress: Duration,
     wall: Duration,
     oom_kills: Option<u64>,
+    /// Bounds its memory, where that can be had.
+    memory: Option<MemoryGroup>,
     pub platform: Platform,
     pub sandbox: Sandbox,
     /// The frost pictures it has been given.
@@ -95,6 +98,7 @@ impl Child {
             no_progress: options.no_progress,
             wall: options.wall,
             oom_kills: oom_kills(),
+            memory: None,
             platform: Platform { device: options.device, hardware: String::new(), libtorch: String::new() },
             sandbox: Sandbox::Off,
             frost: None,
@@ -103,9 +107,14 @@ impl Child {
         metrics::CHILDREN.inc();
         let (device, threads, confinement) = (options.device, options.threads, options.confinement.clone());
         let wanted = confinement.is_some();
+        let bound = confinement.as_ref().and_then(|confinement| confinement.memory_bytes);
+        child.memory = bound.and_then(|bytes| MemoryGroup::confine(child.id(), bytes));
         match child.ask(Request::Start { device, threads, confinement }, &[], |_| {}).await? {
             (Reply::Started { platform, sandbox }, _) if wanted == (sandbox != Sandbox::Off) => {
                 (child.platform, child.sandbox) = (platform, sandbox);
+                if let (Sandbox::Enforced(layers), Some(_)) = (&mut child.sandbox, &child.memory) {
+                    layers.memory = MemoryBound::Group;
+                }
                 Ok(child)
             }
             (other, _) => Err(unexpected(&other)),
@@ -194,7 +203,8 @@ impl Child {
 
     async fn obituary(&mut self, status: ExitStatus) -> ChildError {
         let killed = status.signal() == Some(Signal::SIGKILL as i32);
-        if killed && self.oom_kills < oom_kills() {
+        let of_its_group = self.memory.as_ref().map(MemoryGroup::has_killed);
+        if killed && of_its_group.unwrap_or_else(|| self.oom_kills < oom_kills()) {
             return ChildError::OutOfMemory("the kernel killed the evaluator for memory".into());
         }
         // A grandchild may hold the pipes open, so the wait is bounded.

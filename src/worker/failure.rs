@@ -70,7 +70,12 @@ impl ChildError {
 
     /// What the queue should do about it, had the child been running `batch` images per kernel launch.
     pub fn failure(&self, batch: u32) -> Failure {
-        let (code, detail) = (self.code().to_owned(), self.to_string());
+        let code = self.code().to_owned();
+        let detail = match self {
+            // The model's own words are for its owner alone, who finds them in the attempt's log.
+            Self::Crashed { how, .. } => format!("the evaluator crashed ({how})"),
+            other => other.to_string(),
+        };
         match self {
             Self::Spawn(_) | Self::Crashed { .. } | Self::NoProgress(_) | Self::Garbage(_) => {
                 Failure::Transient { code, detail }

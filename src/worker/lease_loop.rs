@@ -1,7 +1,7 @@
 //! The lease loop: check models, run shards, keep leases alive, drain on request.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -143,15 +143,9 @@ impl Worker {
         let mut pause = self.options.poll;
         while !shutdown.drain.is_cancelled() && !shutdown.now.is_cancelled() {
             self.pause(pause, shutdown).await;
-            let device = explore(&self.options.child).await;
-            let store = self.artifacts.check_writable(self.id).await;
-            match (device, store) {
-                (Ok(_), Ok(())) => {
-                    info!("device and artifact store work");
-                    break;
-                }
-                (Err(error), _) => warn!(%error, "the device does not work; taking no work"),
-                (_, Err(error)) => warn!(%error, "the artifact store does not work; taking no work"),
+            if self.is_well().await {
+                info!("device and artifact store work: taking work again");
+                break;
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -243,6 +237,13 @@ impl Worker {
                 info!(%model, findings = findings.len(), "model is ready");
                 record(shutdown, || lease.accept(&self.pool, &findings, &probe)).await
             }
+            Err(CheckError::Outage(outage)) if self.is_well().await => {
+                count("failed");
+                warn!(%model, %outage, "the model cannot be read or loaded; device and artifact store work otherwise");
+                let reason = Rejection { code: outage.code, found: queue::NOT_THE_MODELS_FAULT.into() };
+                let delay = Duration::from_secs(1);
+                record(shutdown, || lease.give_back(&self.pool, &reason, delay, queue::MAX_ATTEMPTS)).await
+            }
             Err(CheckError::Outage(outage)) => {
                 count("outage");
                 warn!(%model, %outage, "the model cannot be checked here and now");
@@ -293,7 +294,7 @@ impl Worker {
             log: &log,
         };
         let outcome = tokio::select! {
-            outcome = job::run(&tools, &claimed, &mut kept, &progress) => Ok(outcome),
+            outcome = self.attempt(&tools, &claimed, &mut kept, &progress) => Ok(outcome),
             interrupted = keep_alive(&self.pool, &claimed.lease, &progress) => Err(interrupted),
             () = shutdown.now.cancelled() => Err(Interrupted::ShuttingDown),
         };
@@ -337,6 +338,36 @@ impl Worker {
                 warn!(%evaluation, shard, %error, "the shard's end was not recorded; the reaper will see to it")
             }
         }
+    }
+
+    /// Runs the shard. An outage that shows in nothing else is the shard's own, and counts.
+    async fn attempt(
+        &self,
+        tools: &Tools<'_>,
+        claimed: &Claimed,
+        kept: &mut Option<Loaded>,
+        progress: &AtomicU32,
+    ) -> Result<ShardResult, JobError> {
+        match job::run(tools, claimed, kept, progress).await {
+            Err(JobError::Failed(Failure::Outage(outage))) if self.is_well().await => {
+                warn!(%outage, "device and artifact store work otherwise");
+                Err(JobError::Failed(outage.of_this_work()))
+            }
+            ended => ended,
+        }
+    }
+
+    /// Whether a device and an artifact store are there to work with.
+    async fn is_well(&self) -> bool {
+        if let Err(error) = explore(&self.options.child).await {
+            warn!(%error, "the device does not work");
+            return false;
+        }
+        if let Err(error) = self.artifacts.check_writable(self.id).await {
+            warn!(%error, "the artifact store does not work");
+            return false;
+        }
+        true
     }
 
     /// Keeps the attempt's log where its owner can read it. An attempt is worth more than its log: what goes wrong here is a
@@ -433,12 +464,35 @@ fn announce(sandbox: &SandboxState) -> bool {
     level != "unavailable"
 }
 
+/// For how long the database has answered without a pause in which leases could have run out unheard.
+#[derive(Debug)]
+struct Hearing {
+    since: Instant,
+    last: Instant,
+}
+
+impl Hearing {
+    fn begun(now: Instant) -> Self {
+        Self { since: now, last: now }
+    }
+
+    /// The database has answered. Whether that went on for a whole lease, so that those who were not heard are silent.
+    fn is_trusted(&mut self, now: Instant, lease: Duration) -> bool {
+        if now - self.last > lease / 2 {
+            self.since = now;
+        }
+        self.last = now;
+        now - self.since >= lease
+    }
+}
+
 /// Shows that the worker lives, and takes back leases of workers that do not.
 async fn housekeep(pool: PgPool, worker: Uuid, lease: Duration, drain: CancellationToken) {
+    let mut hearing = Hearing::begun(Instant::now());
     loop {
         let outcome = async {
             workers::seen(&pool, worker, drain.is_cancelled()).await?;
-            queue::reap(&pool, lease).await
+            if hearing.is_trusted(Instant::now(), lease) { queue::reap(&pool).await } else { Ok(Vec::new()) }
         };
         match outcome.await {
             Ok(reaped) if !reaped.is_empty() => {
@@ -476,4 +530,19 @@ where
         LeaseError::Database(error) => pool::is_outage(error) && !shutdown.now.is_cancelled(),
     };
     patiently("recording how the work ended", mends, tell).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_pause_of_the_database_nobody_counts_as_silent_for_a_lease() {
+        let (start, lease) = (Instant::now(), Duration::from_secs(30));
+        let mut hearing = Hearing::begun(start);
+        let mut trusted = |second: u64| hearing.is_trusted(start + Duration::from_secs(second), lease);
+        assert_eq!([5, 15, 25, 30, 35].map(&mut trusted), [false, false, false, true, true]);
+        // Away for a minute.
+        assert_eq!([95, 105, 115, 124, 125].map(&mut trusted), [false, false, false, false, true]);
+    }
 }

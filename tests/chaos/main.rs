@@ -45,11 +45,12 @@ enum Fault {
     DatabaseRestarted,
     DatabaseCrashed,
     DatabaseAway,
+    DatabaseFrozen,
     StoreFails,
     DiskFull,
 }
 
-const FAULTS: [Fault; 11] = [
+const FAULTS: [Fault; 12] = [
     Fault::WorkerKilled,
     Fault::WorkerAskedToEnd,
     Fault::WorkerFrozen,
@@ -59,6 +60,7 @@ const FAULTS: [Fault; 11] = [
     Fault::DatabaseRestarted,
     Fault::DatabaseCrashed,
     Fault::DatabaseAway,
+    Fault::DatabaseFrozen,
     Fault::StoreFails,
     Fault::DiskFull,
 ];
@@ -177,6 +179,13 @@ async fn inject(stage: &mut Stage, fault: Fault, victim: usize) {
             stage.stop_database().await;
             pass(6.0).await;
             stage.start_database().await;
+        }
+        Fault::DatabaseFrozen => {
+            // As when its host hangs, or the network is cut: it has not restarted when it is back.
+            let processes = stage.database_processes();
+            signal_all(&processes, Signal::SIGSTOP);
+            pass(5.0).await;
+            signal_all(&processes, Signal::SIGCONT);
         }
         Fault::StoreFails => {
             stage.volume.break_down();

@@ -112,6 +112,13 @@ impl Stage {
         kill(Pid::from_raw(cluster.pid() as i32), Signal::SIGKILL).unwrap();
     }
 
+    /// Postgres' server and the processes that it has started.
+    pub fn database_processes(&self) -> Vec<i32> {
+        let server = self.cluster.as_ref().unwrap().pid() as i32;
+        let children = fs::read_to_string(format!("/proc/{server}/task/{server}/children")).unwrap();
+        children.split_whitespace().map(|pid| pid.parse().unwrap()).chain([server]).collect()
+    }
+
     pub async fn start_database(&mut self) {
         let cluster = Cluster::start(self.database.path(), &Options::default()).await.unwrap();
         assert_eq!(cluster.url(), self.world.url);

@@ -4,6 +4,7 @@ pub mod corruption_rate;
 pub mod corruptions;
 pub mod poll;
 pub mod queue;
+pub mod watch;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub enum BenchCommand {
     CorruptionRate(RateArguments),
     /// The lease queue with a hundred thousand shards and many workers, against single-row commits by pgbench, in a private database.
     Queue(QueueArguments),
+    /// The server's memory while many clients follow one evaluation by streams of events and long polls.
+    Watch(WatchArguments),
 }
 
 #[derive(Debug, Args)]
@@ -85,6 +88,26 @@ pub struct PollArguments {
 }
 
 #[derive(Debug, Args)]
+pub struct WatchArguments {
+    /// Address of the server, on this machine.
+    #[arg(long, env = "GAUNTLET_SERVER", value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    server: String,
+    /// Process id of the server.
+    #[arg(long)]
+    pid: u32,
+    /// An evaluation that lasts longer than the measurement.
+    #[arg(long)]
+    evaluation: Uuid,
+    #[arg(long, default_value_t = 2000)]
+    clients: u32,
+    /// For how long they watch.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct QueueArguments {
     /// Evaluations of 100 shards each.
     #[arg(long, default_value_t = 1000)]
@@ -111,6 +134,10 @@ pub async fn run(command: BenchCommand) -> anyhow::Result<()> {
         BenchCommand::CorruptionRate(arguments) => {
             let json = arguments.json;
             print(&corruption_rate::run(&arguments.options())?, json)
+        }
+        BenchCommand::Watch(WatchArguments { server, pid, evaluation, clients, seconds, json }) => {
+            let (server, duration) = (server.trim_end_matches('/').to_owned(), Duration::from_secs(seconds));
+            print(&watch::run(&watch::WatchOptions { server, pid, evaluation, clients, duration }).await?, json)
         }
         BenchCommand::Queue(QueueArguments { evaluations, workers, seconds, pgbench, json }) => {
             let duration = Duration::from_secs(seconds);
