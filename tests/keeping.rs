@@ -95,7 +95,10 @@ async fn fill(pool: &PgPool, version: i64) {
 /// What a user of the database sees, without times.
 async fn seen(pool: &PgPool) -> Value {
     let finished = evaluations::get(pool, FINISHED).await.unwrap().unwrap();
-    let table = report::table(pool, &finished).await.unwrap();
+    let mut table = json!(report::table(pool, &finished).await.unwrap());
+    let provenance = table["provenance"].as_object_mut().unwrap();
+    provenance.retain(|key, _| !key.ends_with("_at"));
+    provenance["dataset"]["created_at"].take();
     let model = models::get(pool, Some("alice"), MODEL).await.unwrap().unwrap();
     let last = events::after(pool, FINISHED, 0, true).await.unwrap().pop().unwrap();
     let view: Vec<(f64, String)> =

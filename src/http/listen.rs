@@ -60,7 +60,8 @@ pub async fn serve(
 async fn connection(stream: TcpStream, router: Router, patience: Duration, shutdown: CancellationToken) {
     // Answers are written whole: waiting for more to send would only delay them.
     stream.set_nodelay(true).ok();
-    let mut builder = Builder::new(TokioExecutor::new());
+    // Told from the start, so that the clock runs before the first byte.
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(HEAD_BYTES);
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
     let ended = tokio::select! {
