@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use gauntlet::dataset::{Catalogue, DatasetError, ImportOptions, Shape, Source};
 use gauntlet::store::Artifacts;
 use gauntlet::store::artifacts::ArtifactError;
@@ -123,6 +124,32 @@ async fn evidence_is_read_in_ranges_and_uploads_that_are_refused_leave_nothing()
     assert_eq!(objects(&artifacts).await, ["verdicts/x.parquet"]);
     assert!(artifacts.get("verdicts/y.parquet").await.unwrap_err().to_string().contains("verdicts/y.parquet"));
     assert_eq!(artifacts.space(), None);
+}
+
+#[tokio::test]
+async fn a_model_in_pieces_is_joined_and_folders_are_deleted_whole() {
+    let Some(server) = Server::start(None).await else { return };
+    let cache = tempfile::tempdir().unwrap();
+    let artifacts = bucket(&server.address, &cache);
+    let model = noise((12 << 20) + 3);
+    let (first, second) = model.split_at((8 << 20) + 1);
+    artifacts.put("parts/a-0", first.to_vec()).await.unwrap();
+    artifacts.put("parts/a-1", second.to_vec()).await.unwrap();
+    let pieces = artifacts.stream("parts/a-0").await.unwrap().chain(artifacts.stream("parts/a-1").await.unwrap());
+    let joined = artifacts.upload(Box::pin(pieces), u64::MAX).await.unwrap();
+    assert_eq!((joined.bytes, &joined.sha256), (model.len() as u64, &hex::encode(Sha256::digest(&model))));
+    artifacts.discard(&joined).await.unwrap();
+    for key in ["logs/x/1.txt", "logs/x/2.txt", "logs/xy/1.txt"] {
+        artifacts.put(key, b"12345".to_vec()).await.unwrap();
+    }
+    artifacts.delete_folder("logs/x").await.unwrap();
+    artifacts.delete("parts/a-0").await.unwrap();
+    artifacts.delete("parts/a-0").await.unwrap();
+    let mut left = objects(&artifacts).await;
+    left.sort();
+    assert_eq!(left, ["logs/xy/1.txt", "parts/a-1"]);
+    let sizes = [artifacts.size("logs/xy/1.txt").await.unwrap(), artifacts.size("logs/x/1.txt").await.unwrap()];
+    assert_eq!(sizes, [5, 0]);
 }
 
 #[tokio::test]

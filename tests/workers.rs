@@ -314,6 +314,73 @@ async fn cancelling_kills_the_evaluator_within_five_seconds() {
 }
 
 #[tokio::test]
+async fn files_that_are_no_models_are_rejected_and_say_why() {
+    let world = World::new().await;
+    world.import_digits().await;
+    let whole = std::fs::read(repository("models/digits/standard.pt")).unwrap();
+    let path = world.data.path().join("absurd.pt");
+    // A directory entry that promises two gigabytes.
+    let mut bomb = whole.clone();
+    let entry = bomb.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
+    bomb[entry + 24..entry + 28].copy_from_slice(&0x7fff_ffffu32.to_le_bytes());
+    let files = [
+        b"not a model".to_vec(),
+        b"PK\x05\x06".iter().copied().chain([0; 18]).collect(),
+        whole[..whole.len() / 2].to_vec(),
+        whole[..whole.len() - 10].to_vec(),
+        bomb,
+    ];
+    let mut models = Vec::new();
+    for bytes in &files {
+        std::fs::write(&path, bytes).unwrap();
+        models.push(world.add_model(&path, &digits_spec()).await.id);
+    }
+    let genuine = world.add_model(&repository("models/digits/standard.pt"), &digits_spec()).await;
+    let worker = world.worker();
+    for (number, id) in models.into_iter().enumerate() {
+        let checked = world.until_checked(id).await;
+        assert_eq!(checked.state, "rejected", "file {number}");
+        assert!(checked.rejection.unwrap().found.len() > 5, "file {number}");
+    }
+    assert_eq!(world.until_checked(genuine.id).await.state, "ready");
+    drop(worker);
+}
+
+#[tokio::test]
+async fn the_owner_can_read_what_the_model_wrote_and_why_an_attempt_failed() {
+    let world = World::new().await;
+    world.import_digits().await;
+    let file = world.data.path().join("talker.pt");
+    common::torchscript::write_model(&file, "print(\"hello from the model\")");
+    let model = world.add_model(&file, &digits_spec()).await;
+    let worker = world.worker();
+    world.until_checked(model.id).await;
+    let id = world.submit(model.id, &slow_protocol(), FIRST, 40, &[0]).await;
+    world.until(id, |e| e.profile.is_some()).await;
+    for child in worker.children() {
+        kill(Pid::from_raw(child), Signal::SIGKILL).ok();
+    }
+    world.until_true("select exists (select 1 from shard_attempts where outcome = 'failed')").await;
+    world.until_true("select exists (select 1 from shards where state = 'running' and attempts > 1)").await;
+    queue::cancel(&world.pool, None, id).await.unwrap();
+    world.until_ended(id).await;
+    let logs: Vec<(String, String, i32)> =
+        sqlx::query_as("select outcome, log_key, log_bytes from shard_attempts order by finished_at")
+            .fetch_all(&world.pool)
+            .await
+            .unwrap();
+    let failed = logs.iter().find(|(outcome, ..)| outcome == "failed").unwrap();
+    let text = String::from_utf8(world.artifacts.get(&failed.1).await.unwrap().to_vec()).unwrap();
+    assert_eq!(text.len(), failed.2 as usize);
+    for part in
+        ["attempt 1 on worker", "loading the model", "failed: evaluator_crashed", "SIGKILL", "hello from the model"]
+    {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    assert!(logs.iter().any(|(outcome, ..)| outcome == "stopped"), "{logs:?}");
+}
+
+#[tokio::test]
 async fn work_that_another_platform_has_begun_meanwhile_is_given_back_uncounted() {
     let world = World::new().await;
     world.import_digits().await;

@@ -12,6 +12,7 @@ mod extract;
 pub mod health;
 mod idempotency;
 pub mod leaderboard;
+mod listen;
 mod local;
 mod metrics;
 mod middleware;
@@ -45,6 +46,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::timeout::RequestBodyTimeoutLayer;
 use tower_http::trace::TraceLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -111,6 +113,7 @@ pub fn openapi_yaml() -> String {
 /// The whole API with its middleware.
 pub fn router(state: AppState) -> Router {
     let id = HeaderName::from_static(middleware::REQUEST_ID);
+    let patience = state.settings.read_patience;
     let timed = from_fn_with_state(state.clone(), middleware::time_limit);
     let known = from_fn_with_state(state.clone(), access::check);
     let once = from_fn_with_state(state.clone(), idempotency::layer);
@@ -124,7 +127,8 @@ pub fn router(state: AppState) -> Router {
         .layer(PropagateRequestIdLayer::new(id))
         .layer(from_fn(middleware::measure))
         .layer(CompressionLayer::new().compress_when(compressible))
-        .layer(CatchPanicLayer::custom(middleware::panicked));
+        .layer(CatchPanicLayer::custom(middleware::panicked))
+        .layer(RequestBodyTimeoutLayer::new(patience));
     router
         .merge(SwaggerUi::new("/docs").url("/openapi.json", openapi()))
         .fallback(problem::no_such_route)
@@ -140,9 +144,12 @@ pub async fn serve(listener: TcpListener, mut state: AppState, shutdown: Cancell
     state.shutdown = shutdown.clone();
     let drain: Duration = state.settings.drain_timeout;
     tokio::spawn(sweep(state.clone(), shutdown.clone()));
-    let deliverer = Deliverer::new(state.pool.clone(), state.settings.webhooks).map_err(std::io::Error::other)?;
-    let deliveries = tokio::spawn(deliverer.run(shutdown.clone()));
-    let server = axum::serve(listener, router(state)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    // Without certificates to trust, say, there are no deliveries; all else is served.
+    let deliveries = Deliverer::new(state.pool.clone(), state.settings.webhooks)
+        .inspect_err(|error| tracing::error!(%error, "webhooks cannot be delivered from here"))
+        .map(|deliverer| tokio::spawn(deliverer.run(shutdown.clone())));
+    let patience = state.settings.read_patience;
+    let server = listen::serve(listener, router(state), patience, shutdown.clone());
     let served = tokio::select! {
         ended = server => ended,
         () = async { shutdown.cancelled().await; tokio::time::sleep(drain).await } => {
@@ -151,7 +158,9 @@ pub async fn serve(listener: TcpListener, mut state: AppState, shutdown: Cancell
         }
     };
     // Attempts that were under way end by their own time limit.
-    deliveries.await.ok();
+    if let Ok(deliveries) = deliveries {
+        deliveries.await.ok();
+    }
     served
 }
 

@@ -36,6 +36,8 @@ pub struct Settings {
     pub pictures: Pictures,
     /// How long a request may take that neither uploads, downloads nor waits.
     pub request_timeout: Duration,
+    /// How long a client may send nothing in the middle of a request.
+    pub read_patience: Duration,
     /// How old an answer about the queue (reason for waiting, position) may be.
     pub queue_age: Duration,
     /// How long uploads and downloads in flight may go on after shutdown began.
@@ -55,6 +57,7 @@ impl Default for Settings {
             retention: Retention::default(),
             pictures: Pictures::Procedural,
             request_timeout: Duration::from_secs(30),
+            read_patience: Duration::from_secs(30),
             queue_age: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(20),
         }

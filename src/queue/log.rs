@@ -7,6 +7,9 @@ use sqlx::types::Json;
 use super::commit::lock_evaluation;
 use super::{Lease, LeaseError};
 
+/// Attempts at one shard whose logs are kept, the newest. Outages are not counted as attempts, and may be many.
+const MOST: i64 = 20;
+
 /// What an attempt is about to end as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
@@ -29,7 +32,7 @@ impl Ending {
 
 impl Lease {
     /// Records the attempt with its log, which lies in the artifact store under `key`, and tells those who watch its last
-    /// `lines`. [`LeaseError::Lost`] means that nothing was recorded.
+    /// `lines`. Returns the keys of logs that are too many now, for deletion. [`LeaseError::Lost`] means that nothing was recorded.
     pub async fn keep_log(
         &self,
         pool: &PgPool,
@@ -37,7 +40,7 @@ impl Lease {
         key: &str,
         bytes: usize,
         lines: &[String],
-    ) -> Result<(), LeaseError> {
+    ) -> Result<Vec<String>, LeaseError> {
         let mut tx = pool.begin().await?;
         lock_evaluation(&mut tx, self.evaluation).await?;
         let ordinal: Option<i32> = sqlx::query_scalar(
@@ -66,6 +69,16 @@ impl Lease {
             .bind(Json(json!({"shard": ordinal, "attempt": self.attempt, "ending": ending.name(), "lines": lines})))
             .execute(&mut *tx)
             .await?;
-        Ok(tx.commit().await?)
+        let dropped: Vec<Option<String>> = sqlx::query_scalar(
+            "delete from shard_attempts where shard_id = $1 and token in (
+                 select token from shard_attempts where shard_id = $1 order by finished_at desc, token offset $2)
+             returning log_key",
+        )
+        .bind(self.shard)
+        .bind(MOST)
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(dropped.into_iter().flatten().collect())
     }
 }

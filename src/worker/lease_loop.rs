@@ -408,7 +408,11 @@ impl Worker {
         let (bytes, told) = (text.len(), log.told());
         let keep = async {
             self.artifacts.put(&key, text.into_bytes()).await.map_err(|e| e.to_string())?;
-            lease.keep_log(&self.pool, ending, &key, bytes, &told).await.map_err(|e| e.to_string())
+            let dropped = lease.keep_log(&self.pool, ending, &key, bytes, &told).await.map_err(|e| e.to_string())?;
+            for key in dropped {
+                self.artifacts.delete(&key).await.map_err(|e| e.to_string())?;
+            }
+            Ok::<_, String>(())
         };
         // Nobody says meanwhile that the lease is still held.
         match tokio::time::timeout(LOG_PATIENCE.min(self.options.lease / 3), keep).await {

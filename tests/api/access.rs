@@ -99,7 +99,7 @@ fn fill(template: &str, ids: &Alices) -> String {
         _ => evaluation,
     };
     let path = template.replace("{id}", &id.to_string()).replace("{name}", "tiny");
-    let path = path.replace("{delivery}", &Uuid::nil().to_string());
+    let path = path.replace("{delivery}", &Uuid::nil().to_string()).replace("{shard}", "0");
     match template {
         "/v1/leaderboard" => format!("{path}?protocol=pgd-linf"),
         "/v1/compare" => format!("{path}?a={evaluation}&b={evaluation}"),

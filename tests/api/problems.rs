@@ -1,7 +1,12 @@
 //! Every error is a problem document.
 
+use std::time::Duration;
+
+use gauntlet::http::Settings;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use crate::common::bench::{Bench, evaluation_request};
@@ -123,4 +128,96 @@ async fn a_shape_that_does_not_fit_is_named_on_both_sides() {
     assert_eq!(body["code"], "shape_mismatch");
     let detail = body["detail"].as_str().unwrap();
     assert!(detail.contains("1×2×2") && detail.contains("3×2×2"), "{detail}");
+}
+
+/// Sends bytes and reads until the server closes.
+async fn raw(bench: &Bench, bytes: &[u8]) -> String {
+    let mut socket = TcpStream::connect(bench.url.strip_prefix("http://").unwrap()).await.unwrap();
+    socket.write_all(bytes).await.ok();
+    let mut answer = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(60), socket.read_to_end(&mut answer)).await;
+    assert!(
+        closed.is_ok(),
+        "the server waits for more of {:?}",
+        String::from_utf8_lossy(&bytes[..bytes.len().min(80)])
+    );
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn clients_that_send_slowly_or_without_end_are_let_go_and_others_are_served() {
+    let bench = Bench::with(Settings { read_patience: Duration::from_millis(300), ..Settings::default() }).await;
+    // Nothing; half a head; a body that stops.
+    let (none, half, body) = tokio::join!(
+        raw(&bench, b""),
+        raw(&bench, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-Slow: "),
+        raw(&bench, b"POST /v1/protocols HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"na"),
+    );
+    assert!(!none.contains("200 OK") && !half.contains("200 OK"), "{none:?} {half:?}");
+    assert!(body.starts_with("HTTP/1.1 400 ") && body.contains("bad_json"), "{body:?}");
+    let form = "--x\r\ncontent-disposition: form-data; name=\"file\"; filename=\"m\"\r\n\r\n0123";
+    let head = "POST /v1/models HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 9999";
+    let upload = raw(&bench, format!("{head}\r\n\r\n{form}").as_bytes()).await;
+    assert!(upload.starts_with("HTTP/1.1 400 ") && upload.contains("bad_multipart"), "{upload:?}");
+    assert!(bench.files("uploads").is_empty());
+    let long =
+        raw(&bench, format!("GET /v1/models HTTP/1.1\r\nX-Long: {}\r\n\r\n", "x".repeat(1 << 20)).as_bytes()).await;
+    assert!(long.is_empty() || long.starts_with("HTTP/1.1 431 "), "{long:?}");
+    let many: String = (0..500).map(|i| format!("X-{i}: 1\r\n")).collect();
+    let many = raw(&bench, format!("GET /v1/models HTTP/1.1\r\n{many}\r\n").as_bytes()).await;
+    assert!(many.is_empty() || many.starts_with("HTTP/1.1 431 "), "{many:?}");
+    for garbage in [
+        &b"\x16\x03\x01\x02\x00\x01\x00"[..],
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\r\n\r\n\r\n",
+        b"\xff\xfe\xfd / HTTP/1.1\r\n\r\n",
+    ] {
+        assert!(!raw(&bench, garbage).await.contains("200 OK"));
+    }
+    let lengths =
+        b"POST /v1/protocols HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!";
+    assert!(raw(&bench, lengths).await.starts_with("HTTP/1.1 400 "));
+    bench.json("/v1/models").await;
+}
+
+#[tokio::test]
+async fn names_that_mean_something_to_files_and_databases_are_only_names() {
+    let bench = Bench::start().await;
+    let form = |name: &str, file: &str| {
+        let part = reqwest::multipart::Part::bytes(name.as_bytes().to_vec()).file_name(file.to_owned());
+        let spec = json!({"input": [1, 2, 2], "classes": 3}).to_string();
+        reqwest::multipart::Form::new().text("spec", spec).text("name", name.to_owned()).part("file", part)
+    };
+    let names = [
+        "../../etc/passwd",
+        "'; drop table models; --",
+        "%2e%2e%2f",
+        "$(reboot)",
+        "a\u{202e}b",
+        "<script>",
+        "💥",
+        "con",
+    ];
+    for name in names {
+        let made = bench.upload(form(name, "../../../../tmp/evil")).await;
+        assert_eq!(made.status(), 201, "{name}");
+        let made: Value = made.json().await.unwrap();
+        assert_eq!(bench.json(&format!("/v1/models/{}", made["id"].as_str().unwrap())).await["name"], name);
+    }
+    assert_eq!(bench.files("models").len(), names.len());
+    for name in ["a\0b", "", "line\nbreak"] {
+        assert_eq!(problem(bench.upload(form(name, "m")).await, 422).await.1.as_deref(), Some("name"), "{name:?}");
+    }
+    let quoted = "'%20or%20'1'='1";
+    for (path, code) in [
+        (format!("/v1/datasets/{quoted}"), "dataset_not_found"),
+        ("/v1/datasets/..%2f..%2fetc%2fpasswd".into(), "dataset_not_found"),
+        (format!("/v1/protocols/{quoted}"), "protocol_not_found"),
+        (format!("/v1/models/{quoted}"), "bad_path"),
+    ] {
+        let answer = bench.get(&path).await;
+        let status = answer.status().as_u16();
+        assert_eq!(problem(answer, status).await.0, code, "{path}");
+    }
+    assert_eq!(bench.json(&format!("/v1/evaluations?protocol={quoted}")).await["items"], json!([]));
 }

@@ -26,6 +26,7 @@ use super::postgres::{Guard, fresh_database};
 /// Everything a test needs, torn down when dropped.
 pub struct Bench {
     pub url: String,
+    pub database_url: String,
     pub client: Client,
     pub pool: PgPool,
     pub artifacts: Artifacts,
@@ -87,7 +88,17 @@ impl Bench {
         let settings = Settings { open: true, ..settings };
         let state = AppState::new(pool.clone(), artifacts.clone(), settings);
         let server = Some(tokio::spawn(http::serve(listener, state, shutdown.clone())));
-        Self { url, client: Client::new(), pool, artifacts, folder, shutdown, server, _database: database }
+        Self {
+            url,
+            database_url,
+            client: Client::new(),
+            pool,
+            artifacts,
+            folder,
+            shutdown,
+            server,
+            _database: database,
+        }
     }
 
     pub fn at(&self, path: &str) -> String {

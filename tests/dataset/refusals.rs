@@ -192,3 +192,80 @@ fn options_out_of_range() {
         assert!(refused.starts_with(&format!("{option}: must be ")), "{refused}");
     }
 }
+
+/// A PNG of which the header says what we want, with a correct checksum, and the picture is missing.
+fn png_that_claims(width: u32, height: u32) -> Vec<u8> {
+    let mut header = b"IHDR".to_vec();
+    header.extend([width.to_be_bytes(), height.to_be_bytes()].concat());
+    header.extend([8, 2, 0, 0, 0]);
+    let mut crc = flate2::Crc::new();
+    crc.update(&header);
+    let end = *b"\0\0\0\0IDAT\x35\xaf\x06\x1e\0\0\0\0IEND\xae\x42\x60\x82";
+    [b"\x89PNG\r\n\x1a\n\0\0\0\x0d", &header[..], &crc.sum().to_be_bytes(), &end].concat()
+}
+
+/// Pictures of a few bytes that claim gigabytes of pixels: the claim alone takes no memory.
+#[test]
+fn pictures_that_promise_too_much() {
+    let root = tempfile::tempdir().unwrap();
+    png(root.path(), "a/1.png", 1, 1, &[0]);
+    let jpeg = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/pipeline/full.jpg")).unwrap();
+    let frame = jpeg.windows(2).position(|w| w[0] == 0xff && matches!(w[1], 0xc0 | 0xc2)).unwrap();
+    let mut huge = jpeg.clone();
+    huge[frame + 5..frame + 9].fill(0xff);
+    for (name, bytes) in [
+        ("b/2.png", png_that_claims(60_000, 60_000)),
+        ("b/2.png", png_that_claims(u32::MAX, u32::MAX)),
+        ("b/2.jpg", huge),
+    ] {
+        std::fs::remove_dir_all(root.path().join("b")).ok();
+        write(root.path(), name, &bytes);
+        let options = SourceOptions {
+            geometry: Geometry { resize: Some(Resize::Square(8)), crop: None },
+            ..SourceOptions::default()
+        };
+        let read = Source::open(root.path(), &options).and_then(|source| source.read(0..2, &quiet()));
+        let error = read.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains(name), "{name}: {error:?}");
+    }
+}
+
+#[test]
+fn absurd_safetensors_and_npy_headers() {
+    let folder = tempfile::tempdir().unwrap();
+    let tensors = |header: &str, data: &[u8]| {
+        write(
+            folder.path(),
+            "absurd.safetensors",
+            &[&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat(),
+        )
+    };
+    let y = r#""y": {"dtype": "U8", "shape": [2], "data_offsets": [8, 10]}"#;
+    let x = |shape: &str, offsets: &str| {
+        format!(r#"{{"x": {{"dtype": "U8", "shape": {shape}, "data_offsets": {offsets}}}, {y}}}"#)
+    };
+    let data = [0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    assert!(open(&tensors(&x("[2, 2, 2]", "[0, 8]"), &data)).is_ok());
+    for (shape, offsets) in [
+        ("[2, 2, 2]", "[0, 9]"),
+        ("[2, 2, 2]", "[8, 0]"),
+        ("[2, 2, 2]", "[0, 18446744073709551615]"),
+        ("[4294967296, 4294967296, 4294967296]", "[0, 8]"),
+        ("[2, -2, 2]", "[0, 8]"),
+    ] {
+        refuses_plainly(&tensors(&x(shape, offsets), &data), "safetensors");
+    }
+    let path = write(folder.path(), "absurd.safetensors", &[&u64::MAX.to_le_bytes()[..], b"{}"].concat());
+    refuses_plainly(&path, "safetensors");
+    let deep = format!("{}1{}", "[".repeat(200_000), "]".repeat(200_000));
+    refuses_plainly(&tensors(&deep, &data), "safetensors");
+
+    let y = || npy("|u1", &[2], &[0, 1]);
+    for shape in [&[usize::MAX, 2, 2][..], &[1 << 40, 1 << 40, 1 << 40]] {
+        let bytes = npz(&[("x", npy("|u1", shape, &[9; 8])), ("y", y())]);
+        refuses_plainly(&write(folder.path(), "absurd.npz", &bytes), "array x");
+    }
+    let mut long = npy("|u1", &[2, 2, 2], &[9; 8]);
+    long[8..10].copy_from_slice(&u16::MAX.to_le_bytes());
+    refuses_plainly(&write(folder.path(), "absurd.npz", &npz(&[("x", long), ("y", y())])), "absurd.npz");
+}
