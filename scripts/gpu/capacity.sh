@@ -52,7 +52,7 @@ PY
 server=$!
 trap 'kill $server 2>/dev/null; wait $server 2>/dev/null; rm -rf "$work"' EXIT
 until "$gauntlet" health api 2>/dev/null; do kill -0 $server || { cat "$out/up.log"; exit 1; }; sleep 1; done
-"$gauntlet" submit "$work/resnet50.pt" --dataset images --protocol "$protocol" --witnesses none --watch --format json >"$out/table.json"
+"$gauntlet" submit "$work/resnet50.pt" --dataset images --classes 1000 --protocol "$protocol" --witnesses none --watch --format json >"$out/table.json"
 id=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["evaluation"])' "$out/table.json")
 for count in "$images" 50000; do
   echo "== $count images"
