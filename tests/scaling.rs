@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use common::world::{Worker, World, digits_spec, repository};
-use gauntlet::protocol::{Protocol, builtin};
+use gauntlet::protocol::builtin;
 use gauntlet::simulate::{Fleet, Forecast, History, Job, Rates, shards, simulate};
 use gauntlet::store::evaluations::{self, State};
 use gauntlet::store::shards::timed;
@@ -197,37 +197,5 @@ async fn the_simulator_foretells_sleeping_workers() {
         let told = foretold(&world, *measured.get_or_insert(id), id, workers, workers).await.seconds;
         println!("| {workers} | {told:.1} s | {seconds:.1} s | {:.3} |", told / seconds);
         assert!((0.9..1.1).contains(&(told / seconds)), "{workers}: {told:.1} s foretold, {seconds:.1} s measured");
-    }
-}
-
-/// Real attacks on this machine's processor, which the workers share. The machine's other work shows in the figures, so they are
-/// printed and not judged.
-#[tokio::test]
-#[ignore = "takes ten minutes of an otherwise idle machine"]
-async fn the_simulator_against_attacking_workers() {
-    let world = World::new().await;
-    world.import_digits().await;
-    let model = world.add_model(&repository("models/digits/robust.pt"), &digits_spec()).await.id;
-    let protocol = Protocol::from_toml(
-        "name = 'steady'\nsecond_opinion = 0\n[[attack]]\nattack = 'pgd'\nnorm = 'linf'\nepsilon = [0.05, 0.1]\nsteps = 200\n\
-         keep = 'last'\nindependent = true",
-        &[],
-    )
-    .unwrap();
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-    let mut measured = None;
-    println!("| workers | foretold from one worker | foretold from its own shards | measured |\n|---|---|---|---|");
-    for workers in 1..=4 {
-        let crew: Vec<Worker> = (0..workers).map(|_| world.worker()).collect();
-        world.until_true(&format!("select count(*) = {workers} from workers")).await;
-        world.until_checked(model).await;
-        world.pretend_speed(model, 1e3).await;
-        let id = world.submit(model, &protocol, 0, 1280, &[0]).await;
-        let seconds = finished(&world, id).await;
-        dismiss(&world, crew).await;
-        let told = foretold(&world, *measured.get_or_insert(id), id, workers, workers.min(cores)).await.seconds;
-        // Shards that were slowed down by their neighbours say so themselves.
-        let own = foretold(&world, id, id, workers, workers).await.seconds;
-        println!("| {workers} | {told:.1} s | {own:.1} s | {seconds:.1} s |");
     }
 }

@@ -147,7 +147,8 @@ pub async fn run(
         meter.heard(now);
     };
     let evaluating = info_span!("evaluate", pid = loaded.child.id(), images = claimed.images, batch = size);
-    tools.log.say(format_args!("asking evaluator process {}, batch {size}", loaded.child.id()));
+    let of_request = evaluation.request_id.as_deref().map_or(String::new(), |id| format!(" for request {id}"));
+    tools.log.say(format_args!("asking evaluator process {}, batch {size}{of_request}", loaded.child.id()));
     let asked = Instant::now();
     let answer = loaded.child.ask(request, &batch.pixels, heard).instrument(evaluating).await;
     let evaluated = asked.elapsed().as_secs_f64();
@@ -215,8 +216,8 @@ async fn ready(tools: &Tools<'_>, claimed: &Claimed, kept: Option<Loaded>) -> Re
         if (loaded.evaluation, loaded.generation) == (evaluation.id, evaluation.generation)
             || takes_over(tools, claimed, &loaded).await?
         {
-            tools.log.listen(loaded.child.output());
             (loaded.evaluation, loaded.generation) = (evaluation.id, evaluation.generation);
+            tools.log.listen(loaded.child.output());
             return Ok(loaded);
         }
         // Its memory must be free before the next model is loaded.
