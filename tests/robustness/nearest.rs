@@ -129,7 +129,6 @@ fn witnesses_are_as_far_as_their_verdicts_say_with_few_classes_in_grey_and_colou
                     for (row, outcome) in outcomes.iter().enumerate() {
                         assert_eq!(outcome.notes.unconfirmed, 0);
                         let Some(witness) = &outcome.witness else { continue };
-                        let Some(witness) = &outcome.witness else { continue };
                         assert!(witness.iter().all(|pixel| (0.0..=1.0).contains(pixel)), "{name} {norm}");
                         let clean = images.pixels[row * pixels..].iter().map(|v| f64::from(f32::from(*v) / 255.0));
                         let delta: Vec<f64> =

@@ -35,7 +35,8 @@ def distances(arguments, model, norm, protocol):
         file.write_text(protocol)
         command = [arguments.gauntlet, "run", str(arguments.data / f"lenet5_{model}.torchscript.pt")]
         command += ["--dataset", str(arguments.data), "--protocol", str(file), "--images", str(arguments.images)]
-        command += ["--threads", str(arguments.threads), "--format", "json", "--verdicts", str(verdicts)]
+        command += ["--threads", str(arguments.threads), "--batch", str(min(arguments.images, 100))]
+        command += ["--format", "json", "--verdicts", str(verdicts)]
         (row,) = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["conditions"]
         lines = list(csv.DictReader(verdicts.open()))
     found = [math.inf if line["robust"] == "true" else float(line[norm]) for line in lines]
@@ -59,6 +60,7 @@ def main():
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--model", action="append", choices=["adv", "cln"])
     parser.add_argument("--norm", action="append", choices=list(BUDGETS))
+    parser.add_argument("--attack", action="append", help="only these, min-norm among them")
     arguments = parser.parse_args()
     runs = json.loads((arguments.data / "reference_autoattack.json").read_text())["runs"]
     reference = {(run["norm"], run["epsilon"]): round(300 * run["stages"][-1]["robust"]) for run in runs}
@@ -70,6 +72,8 @@ def main():
             cascade = '"fmn", "ddn", "fab-t"' if norm == "l2" else '"fmn", "fab-t"'
             searches = [(name, f'attack = "{name}"') for name in ATTACKS[norm]] + [("min-norm", f"cascade = [{cascade}]")]
             for name, what in searches:
+                if arguments.attack and name not in arguments.attack:
+                    continue
                 found, passes = distances(arguments, model, norm, block(norm, what))
                 quartiles = statistics.quantiles(found, n=4, method="inclusive")
                 stand = {epsilon: standing(found, epsilon) for epsilon in BUDGETS[norm]}
