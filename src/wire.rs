@@ -11,7 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uuid::Uuid;
 
 use crate::protocol::{
-    Condition, Device, Finding, ModelSpec, NumericProfile, Pictures, Platform, Sandbox, Signs, Verdict, VerdictRule,
+    Condition, Device, Finding, Floor, ModelSpec, NumericProfile, Pictures, Platform, Sandbox, Signs, Verdict,
+    VerdictRule,
 };
 
 /// The descriptor the child finds its socket on.
@@ -44,8 +45,11 @@ pub enum Request {
         spec: ModelSpec,
         /// The profile that earlier shards fixed; must be honoured exactly.
         profile: Option<NumericProfile>,
-        /// What a new profile's batch should be.
+        /// What a new profile's batch should be. Unless it is given exactly, the profile is calibrated.
         batch: BatchWish,
+        /// Whether calibration may choose fewer threads than were asked for at the start.
+        #[serde(default)]
+        choose_threads: bool,
     },
     /// Look for what a reader must know. Payload: uint8 images of the model's shape.
     /// Answer: [`Reply::Probed`] or [`Reply::Rejected`].
@@ -53,7 +57,8 @@ pub enum Request {
     /// Take the frost pictures that shards to come name. Payload: the five files, of these lengths, one after the other.
     /// Answer: [`Reply::Taken`].
     Frost { lengths: [u64; 5] },
-    /// Run one shard. Payload: uint8 images. Answers: [`Reply::Progress`]…, then [`Reply::Done`].
+    /// Run one shard. Payload: uint8 images, then perhaps a checkpoint. Answers: [`Reply::Progress`] and
+    /// [`Reply::Checkpoint`]…, then [`Reply::Done`].
     Shard(ShardRequest),
     /// Examine witnesses. Payload: uint8 clean images, then float32 witnesses, both [n, c, h, w].
     /// Answer: [`Reply::Examined`].
@@ -77,6 +82,19 @@ pub enum BatchWish {
     Exactly(u32),
 }
 
+impl BatchWish {
+    /// Most images of a launch that anybody may ask for.
+    pub const MOST: u32 = 1 << 16;
+
+    pub fn admits(self, batch: u32) -> bool {
+        match self {
+            Self::Free => (1..=Self::MOST).contains(&batch),
+            Self::AtMost(limit) => (1..=limit.max(1)).contains(&batch),
+            Self::Exactly(wanted) => batch == wanted.max(1),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ShardRequest {
     /// One group: a ladder in ascending ε, severities of a corruption, or a single condition.
@@ -92,6 +110,12 @@ pub struct ShardRequest {
     /// Dataset indices, among those of the payload, of images that get a second opinion at the last condition; rising.
     #[serde(default)]
     pub second_opinion: Vec<u32>,
+    /// Time between two checkpoints; 0: none are wanted.
+    #[serde(default)]
+    pub checkpoint_milliseconds: u64,
+    /// Length of an earlier attempt's checkpoint, which follows the pixels in the payload; 0: there is none.
+    #[serde(default)]
+    pub checkpoint_bytes: u64,
 }
 
 /// What the child answers.
@@ -111,6 +135,9 @@ pub enum Reply {
     },
     Loaded {
         profile: NumericProfile,
+        /// What calibration measured, where there was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        floor: Option<Floor>,
     },
     /// The model cannot be evaluated.
     Rejected {
@@ -123,6 +150,8 @@ pub enum Reply {
     },
     /// Also the sign of life.
     Progress(Progress),
+    /// Where the shard can go on from, should this be interrupted. Payload: the checkpoint, which only an evaluator reads.
+    Checkpoint,
     /// Payload: the witnesses as float32, in the order of `witnesses`.
     Done {
         verdicts: Vec<Vec<Verdict>>,
@@ -161,12 +190,15 @@ pub struct Progress {
     pub waited_microseconds: u64,
 }
 
-/// Processor seconds that a shard took in the evaluator, all threads together.
+/// Seconds that a shard took in the evaluator: processor seconds of all threads together, and what the clock on the wall says.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct CpuTime {
     pub total: f64,
     /// Spent on corrupting images.
     pub corruption: f64,
+    /// Seconds by the clock on the wall that this attempt was busy with the shard.
+    #[serde(default)]
+    pub wall: f64,
 }
 
 /// Which verdict a witness proves.
@@ -189,6 +221,9 @@ pub struct Examination {
     /// Smallest and largest pixel.
     pub low: f32,
     pub high: f32,
+    /// Every pixel is a multiple of 1/255.
+    #[serde(default)]
+    pub eight_bit: bool,
 }
 
 /// A frame that is not one, or a broken connection.
@@ -305,7 +340,7 @@ mod tests {
                 threads: 2,
                 confinement: Some(Confinement { memory_bytes: Some(1 << 30) }),
             },
-            Request::Load { spec, profile: None, batch: BatchWish::AtMost(64) },
+            Request::Load { spec, profile: None, batch: BatchWish::AtMost(64), choose_threads: true },
             Request::Probe,
             Request::Shard(ShardRequest {
                 conditions: conditions[1..2].to_vec(),
@@ -315,6 +350,8 @@ mod tests {
                 labels: vec![7, 8],
                 witness_images: 1,
                 second_opinion: vec![101],
+                checkpoint_milliseconds: 15_000,
+                checkpoint_bytes: 9,
             }),
             Request::Frost { lengths: [5, 4, 3, 2, 1] },
             Request::Examine { labels: vec![7], rule: VerdictRule::OneForward, seed: 4 },
@@ -338,12 +375,13 @@ mod tests {
         signs.look(Sign::Overturned, 101, true);
         vec![
             Reply::Rejected { code: "wrong_shape".into(), found: "logits have shape [16, 5]".into() },
+            Reply::Checkpoint,
             Reply::Progress(Progress { verdicts: 12, forwards: 40, backwards: 36, rows: 64, waited_microseconds: 9 }),
             Reply::Done {
                 verdicts: vec![vec![verdict]],
                 witnesses: vec![WitnessAt { condition: 0, image: 100 }],
                 signs: vec![signs],
-                time: CpuTime { total: 2.0, corruption: 0.5 },
+                time: CpuTime { total: 2.0, corruption: 0.5, wall: 1.5 },
             },
             Reply::Taken { pictures: Pictures::Custom("ab".into()) },
             Reply::Failed { code: "out_of_memory".into(), detail: "too much".into() },

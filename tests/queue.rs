@@ -510,7 +510,7 @@ async fn more_shards_than_the_queue_can_bear_are_refused() {
     };
     let waiting = submit(4_000_000).await.unwrap();
     let check = queue::claim_check(&bench.pool, LEASE).await.unwrap().unwrap();
-    check.accept(&bench.pool, &[], &ProbeReport { seconds_per_forward: 3.0 }).await.unwrap();
+    check.accept(&bench.pool, &[], &ProbeReport { seconds_per_forward: 3.0, calibration: None }).await.unwrap();
     let failed = read(&bench, waiting.id).await;
     assert_eq!((failed.state, failed.outcome.unwrap().code.as_str()), (State::Failed, "too_many_shards"));
     assert!(matches!(submit(4_000_000).await, Err(SubmitError::TooManyShards(125_000))));
@@ -571,7 +571,7 @@ async fn the_depth_of_the_queue_counts_the_reasons_that_owners_are_given() {
 async fn checked(bench: &Bench, bytes: &str) -> Uuid {
     let model = bench.model(bytes).await;
     while let Some(check) = queue::claim_check(&bench.pool, LEASE).await.unwrap() {
-        let probe = gauntlet::store::models::ProbeReport { seconds_per_forward: 3.0 };
+        let probe = gauntlet::store::models::ProbeReport { seconds_per_forward: 3.0, calibration: None };
         check.accept(&bench.pool, &[], &probe).await.unwrap();
     }
     model

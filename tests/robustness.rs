@@ -8,8 +8,12 @@ mod support;
 mod baselines;
 #[path = "robustness/cascade.rs"]
 mod cascade;
+#[path = "robustness/checkpoint.rs"]
+mod checkpoint;
 #[path = "robustness/diagnostic.rs"]
 mod diagnostic;
+#[path = "robustness/eight_bit.rs"]
+mod eight_bit;
 #[path = "robustness/engine.rs"]
 mod engine;
 #[path = "robustness/linear.rs"]

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::world::{Verdicts, World, by_cell, digits_spec, repository};
-use gauntlet::protocol::{Capabilities, Device, Diagnostics, Grade, Labels, Protocol};
+use gauntlet::protocol::{Capabilities, Device, Diagnostics, Grade, Labels, NumericProfile, Protocol};
 use gauntlet::queue::{self, Claimant};
 use gauntlet::store::evaluations::{self, State};
 use gauntlet::store::{evidence, report, shards};
@@ -45,12 +45,20 @@ fn slow_protocol() -> Protocol {
 }
 
 /// The same cells through `gauntlet run`, without server or database: the verdicts, and the table.
-fn local_run(world: &World, protocol: &Protocol, images: u32) -> (Verdicts, serde_json::Value) {
+fn local_run(
+    world: &World,
+    protocol: &Protocol,
+    images: u32,
+    profile: &NumericProfile,
+) -> (Verdicts, serde_json::Value) {
+    let fixed = world.data.path().join("profile.json");
+    std::fs::write(&fixed, serde_json::to_vec(profile).unwrap()).unwrap();
     let file = world.data.path().join("protocol.toml");
     std::fs::write(&file, toml::to_string(protocol).unwrap()).unwrap();
     let out = world.data.path().join("verdicts.parquet");
     let output = Command::new(env!("CARGO_BIN_EXE_gauntlet"))
-        .args(["run", "--dataset", "digits", "--seed", "5", "--threads", "1", "--format", "json"])
+        .args(["run", "--dataset", "digits", "--seed", "5", "--format", "json", "--profile"])
+        .arg(fixed)
         .args(["--offset", &FIRST.to_string(), "--images", &images.to_string()])
         .arg("--protocol")
         .arg(&file)
@@ -95,7 +103,7 @@ async fn verdicts_are_the_same_for_any_cut_any_crew_any_kills_and_a_local_run() 
     evidence_holds_until_it_is_forged(&world, whole).await;
     assert!(kills >= 1, "no kill hit anything");
     assert_eq!(world.verdicts(cut).await, expected, "after {kills} kills");
-    let (verdicts, table) = local_run(&world, &protocol(), images);
+    let (verdicts, table) = local_run(&world, &protocol(), images, &evaluation.profile.as_ref().unwrap().0);
     assert_eq!(verdicts, expected);
     let diagnostics: Diagnostics = serde_json::from_value(table["diagnostics"].clone()).unwrap();
 
@@ -128,8 +136,10 @@ async fn distances_and_their_curves_are_the_same_for_any_cut_and_a_local_run_and
     world.import_digits().await;
     let model = world.add_model(&repository("models/digits/standard.pt"), &digits_spec()).await;
     let _worker = world.worker();
-    assert_eq!(world.until_checked(model.id).await.state, "ready");
-    let (local, table) = local_run(&world, &protocol, 64);
+    let checked = world.until_checked(model.id).await;
+    assert_eq!(checked.state, "ready");
+    let profile = checked.probe.unwrap().0.calibration.unwrap().profile;
+    let (local, table) = local_run(&world, &protocol, 64, &profile);
     for (seconds_per_forward, shards) in [(1e-9, 2), (1e3, 4)] {
         world.pretend_speed(model.id, seconds_per_forward).await;
         let id = world.submit(model.id, &protocol, FIRST, 64, &[5]).await;
@@ -456,7 +466,9 @@ async fn impostor(world: &World, script: &str, no_progress: Duration) -> ChildEr
         binary: path,
         device: Device::Cpu,
         threads: 1,
+        choose_threads: false,
         confinement: None,
+        checkpoint: Duration::ZERO,
         no_progress,
         wall: Duration::MAX,
     };
@@ -476,8 +488,16 @@ async fn crash_hang_garbage_and_absence_have_different_names() {
     assert_eq!(hang.code(), "no_progress");
     let path = world.data.path().join("impostor");
     let wall = Duration::from_millis(300);
-    let lively =
-        ChildOptions { binary: path, device: Device::Cpu, threads: 1, confinement: None, no_progress: patient, wall };
+    let lively = ChildOptions {
+        binary: path,
+        device: Device::Cpu,
+        threads: 1,
+        choose_threads: false,
+        confinement: None,
+        checkpoint: Duration::ZERO,
+        no_progress: patient,
+        wall,
+    };
     assert_eq!(Child::start(&lively, None).await.err().unwrap().code(), "wall_time");
     let garbage = impostor(&world, "head -c 4096 /dev/zero | tr '\\0' 'x' >&3; exec sleep 600", patient).await;
     assert_eq!(garbage.code(), "protocol_violation");
@@ -485,9 +505,79 @@ async fn crash_hang_garbage_and_absence_have_different_names() {
         binary: "/does/not/exist".into(),
         device: Device::Cpu,
         threads: 1,
+        choose_threads: false,
         confinement: None,
+        checkpoint: Duration::ZERO,
         no_progress: patient,
         wall: Duration::MAX,
     };
     assert_eq!(Child::start(&absent, None).await.err().unwrap().code(), "evaluator_not_started");
+}
+
+/// Forward passes that a worker's evaluators have reported.
+async fn forwards(metrics: &str) -> u64 {
+    let text = reqwest::get(format!("http://{metrics}/metrics")).await.unwrap().text().await.unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("gauntlet_engine_forwards_total "));
+    line.expect("workers count forwards").trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_shard_interrupted_in_the_middle_of_an_attack_goes_on_there() {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let world = World::new().await;
+    world.import_digits().await;
+    let model = world.add_model(&repository("models/digits/robust.pt"), &digits_spec()).await;
+    let often = ("GAUNTLET_CHECKPOINT_MILLISECONDS", "150");
+    let mut first = world.worker_with(&[often]);
+    world.until_checked(model.id).await;
+    world.pretend_speed(model.id, 1e-9).await;
+    let protocol = Protocol::from_toml(
+        r#"
+            name = "long"
+            [[attack]]
+            norm = "linf"
+            epsilon = [0.1]
+            cascade = [{ attack = "apgd-ce", steps = 30 }, { attack = "square", queries = 3000 }]
+        "#,
+        &[],
+    )
+    .unwrap();
+    let id = world.submit(model.id, &protocol, FIRST, 40, &[5]).await;
+
+    // Several checkpoints on, so that trajectories are frozen in it; then everything dies at once.
+    let folder = world.data.path().join("artifacts/checkpoints").join(id.to_string());
+    let written = || {
+        // A file that is being written has a # in its name.
+        let whole = |file: &std::fs::DirEntry| !file.file_name().to_string_lossy().contains('#');
+        let file = std::fs::read_dir(&folder).ok()?.flatten().find(whole)?;
+        file.metadata().ok()?.modified().ok()
+    };
+    let versions = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    world
+        .until(id, |evaluation| {
+            assert!(!evaluation.state.is_terminal(), "it ended before it could be interrupted");
+            versions.borrow_mut().extend(written());
+            versions.borrow().len() >= 4
+        })
+        .await;
+    first.kill();
+    let metrics = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let _second = world.worker_with(&[often, ("GAUNTLET_WORKER_METRICS_LISTEN", &metrics)]);
+    let ended = world.until_ended(id).await;
+    assert_eq!((ended.state, ended.shards_total), (State::Succeeded, 1), "{:?}", ended.outcome);
+    // It goes after the commit.
+    let since = Instant::now();
+    while written().is_some() {
+        assert!(since.elapsed() < Duration::from_secs(30), "the checkpoint is still there");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    // The second worker did not do the first one's work again, and it comes to what an undisturbed run comes to.
+    let interrupted = world.verdicts(id).await;
+    let all: u64 = interrupted.values().map(|row| u64::from(row.verdict.forwards)).sum();
+    let redone = forwards(&metrics).await;
+    assert!(redone < all, "{redone} forwards after the interruption, {all} in all");
+    let again = world.submit(model.id, &protocol, FIRST, 40, &[5]).await;
+    assert_eq!(world.until_ended(again).await.state, State::Succeeded);
+    assert_eq!(world.verdicts(again).await, interrupted);
 }

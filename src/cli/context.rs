@@ -96,11 +96,13 @@ pub fn child_options(settings: &Settings, sharing: u32) -> anyhow::Result<ChildO
         binary,
         device: settings.device.unwrap_or_else(found_device),
         threads: settings.threads_for(sharing),
+        choose_threads: settings.threads.is_none(),
         confinement: match settings.sandbox {
             SandboxChoice::Required => Some(Confinement { memory_bytes: settings.memory_for(sharing) }),
             SandboxChoice::Off => None,
         },
         no_progress: Duration::from_secs(settings.no_progress_seconds),
+        checkpoint: Duration::from_millis(settings.checkpoint_milliseconds),
         wall: Duration::from_secs(settings.wall_seconds.max(1)),
     })
 }

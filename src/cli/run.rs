@@ -64,10 +64,14 @@ pub struct RunArguments {
     /// May be repeated: every seed is a run of its own.
     #[arg(long = "seed", value_name = "S", default_values_t = [0])]
     seeds: Vec<i64>,
-    /// Images per kernel launch.
+    /// A JSON file with the numeric profile to compute under, as a table's `provenance.profile` has it: equal profiles give
+    /// equal verdicts.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["batch", "threads"])]
+    profile: Option<PathBuf>,
+    /// Images per kernel launch [default: what a calibration finds best].
     #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch: Option<u32>,
-    /// CPU threads.
+    /// CPU threads [default: what a calibration finds best].
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
     /// Also write every verdict to this file (.parquet or .csv).
@@ -99,6 +103,7 @@ pub async fn run(arguments: RunArguments, settings: &Settings) -> anyhow::Result
     let conditions = protocol.conditions_for(&scene)?;
     let mut options = context::child_options(settings, 1)?;
     options.threads = arguments.threads.unwrap_or(options.threads);
+    options.choose_threads &= arguments.threads.is_none();
     let slice = Slice::of(&arguments, images.len())?;
     let mut session = Session::open(&arguments, &options, &images, &slice).await?;
     if let Some(problem) = conditions.iter().find_map(|condition| condition.unsuited(&session.spec)) {
@@ -229,12 +234,13 @@ impl Session {
         let mut spec = spec(arguments, images)?;
         let sample = images.read(images.parts()[0], slice.first, slice.count.min(16)).await?;
         let wish = arguments.batch.map_or(BatchWish::Free, BatchWish::Exactly);
+        let fixed = arguments.profile.as_deref().map(profile).transpose()?;
         let mut guessed = false;
         loop {
             spec.validate()?;
             let mut child = Child::start(options, Some(&file)).await?;
             let probed = async {
-                let profile = child.load(&spec, None, wish).await?;
+                let (profile, _) = child.load(&spec, fixed.as_ref(), wish).await?;
                 Ok((profile, child.ask(Request::Probe, &sample.pixels, |_| {}).await?))
             };
             match probed.await {
@@ -301,6 +307,8 @@ impl Session {
                         labels: batch.labels.clone(),
                         witness_images: 0,
                         second_opinion: sampled.iter().copied().filter(|image| here.contains(image)).collect(),
+                        checkpoint_milliseconds: 0,
+                        checkpoint_bytes: 0,
                     });
                     let before = bar.position();
                     let answer = self
@@ -366,6 +374,11 @@ fn spec(arguments: &RunArguments, images: &Images) -> anyhow::Result<ModelSpec> 
         preprocessing,
         stochastic: arguments.stochastic,
     })
+}
+
+fn profile(path: &Path) -> anyhow::Result<NumericProfile> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no numeric profile", path.display()))
 }
 
 /// The class count in `logits have shape [n, K], expected …`.

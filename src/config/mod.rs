@@ -54,7 +54,8 @@ pub struct Settings {
     pub labels: Option<String>,
     /// GPU memory that a worker offers; unset: what its GPU has.
     pub gpu_memory_bytes: Option<u64>,
-    /// CPU threads of each evaluator; unset: the cores shared among the workers of `up`.
+    /// CPU threads of each evaluator; unset: what a calibration finds best for each model, at most the cores shared among the
+    /// workers of `up`.
     pub threads: Option<u32>,
     /// A `gauntlet` binary with the evaluator, for builds without; unset: this binary.
     #[schema(value_type = Option<String>)]
@@ -67,6 +68,8 @@ pub struct Settings {
     pub lease_seconds: u64,
     /// An evaluator silent for this long is hung.
     pub no_progress_seconds: u64,
+    /// Time between two checkpoints of a running shard, from which an interrupted one goes on; 0: it starts over.
+    pub checkpoint_milliseconds: u64,
     /// Longest time for one shard or one model's check, however lively the evaluator is.
     pub wall_seconds: u64,
     /// `required`: models run inside a sandbox or not at all. `off`: they can do what the worker can.
@@ -140,6 +143,7 @@ impl Default for Settings {
             frost: None,
             lease_seconds: 30,
             no_progress_seconds: 600,
+            checkpoint_milliseconds: 15_000,
             wall_seconds: 4 * 3600,
             sandbox: SandboxChoice::Required,
             evaluator_memory_bytes: None,

@@ -35,6 +35,8 @@ pub fn examine(
     let rows = witnesses.flatten(1, -1);
     let column = |t: Tensor| Vec::<f32>::try_from(t.to_kind(Kind::Float).to_device(Device::Cpu)).expect("one per row");
     let (low, high) = (column(rows.amin([1], false)), column(rows.amax([1], false)));
+    let on_grid = rows.eq_tensor(&((&rows * 255.0).round() / 255.0)).all_dim(1, false).to_device(Device::Cpu);
+    let eight_bit = Vec::<bool>::try_from(on_grid).expect("one per row");
     Ok((0..labels.len())
         .map(|row| {
             let wrong: Vec<i64> =
@@ -47,6 +49,7 @@ pub fn examine(
                 linf: sizes[row].linf,
                 low: low[row],
                 high: high[row],
+                eight_bit: eight_bit[row],
             }
         })
         .collect())

@@ -1,11 +1,17 @@
 //! The evaluator child: loads one model, runs shards, knows neither database nor dataset.
 
+mod calibrate;
 pub mod confine;
 mod corrupting;
 mod counted;
 mod examine;
+mod resuming;
 mod session;
 mod settle;
+
+pub(crate) use calibrate::calibrate;
+pub(crate) use corrupting::clock;
+pub(crate) use settle::{new_profile, platform};
 
 use std::io::BufReader;
 use std::os::fd::{FromRawFd, OwnedFd};

@@ -1,15 +1,16 @@
 //! The child's state between requests: libtorch, then a model, then shards of it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tch::{Device as TchDevice, Kind, Tensor};
 
+use super::calibrate::calibrate;
 use super::corrupting::{Corrupting, clock};
 use super::counted::Counted;
-use super::{Line, confine, examine, settle};
+use super::{Line, confine, examine, resuming, settle};
 use crate::protocol::{
     Condition, ConditionKind, CorruptionCondition, Device, Format, MemoryFormat, ModelSpec, NumericProfile, Pictures,
     Platform, Sandbox, Signs, Verdict,
@@ -59,7 +60,9 @@ impl Session {
     pub fn answer(&mut self, request: Request, payload: Vec<u8>, line: &mut Line) -> Answered {
         let answer = match request {
             Request::Start { device, threads, confinement } => self.start(device, threads, confinement).map(bare),
-            Request::Load { spec, profile, batch } => self.load(spec, profile, batch).map(bare),
+            Request::Load { spec, profile, batch, choose_threads } => {
+                self.load(spec, profile, batch, choose_threads).map(bare)
+            }
             Request::Probe => self.probe(&payload).map(bare),
             Request::Frost { lengths } => self.take_frost(lengths, &payload).map(bare),
             Request::Shard(shard) => self.shard(shard, payload, line),
@@ -84,9 +87,16 @@ impl Session {
         Ok(Reply::Started { platform, sandbox })
     }
 
-    fn load(&mut self, spec: ModelSpec, profile: Option<NumericProfile>, wish: BatchWish) -> Result<Reply, Reply> {
+    fn load(
+        &mut self,
+        spec: ModelSpec,
+        profile: Option<NumericProfile>,
+        wish: BatchWish,
+        choose_threads: bool,
+    ) -> Result<Reply, Reply> {
         let started = self.started()?;
-        let profile = match profile {
+        let calibrates = profile.is_none() && !matches!(wish, BatchWish::Exactly(_));
+        let mut profile = match profile {
             None => settle::new_profile(&started.platform, &spec, started.runtime.threads, wish),
             Some(fixed) if fixed.platform == started.platform => fixed,
             Some(fixed) => {
@@ -111,8 +121,17 @@ impl Session {
         let model = match spec.format {
             Format::Torchscript => TorchScript::load(&file, spec, device, format),
         };
-        self.loaded = Some(Loaded { model: model.map_err(model_problem)?, profile: profile.clone() });
-        Ok(Reply::Loaded { profile })
+        let mut model = model.map_err(model_problem)?;
+        let mut floor = None;
+        if calibrates {
+            let found = calibrate(&mut model, &profile, wish, choose_threads).map_err(model_problem)?;
+            floor = found.map(|(calibrated, floor)| {
+                profile = calibrated;
+                floor
+            });
+        }
+        self.loaded = Some(Loaded { model, profile: profile.clone() });
+        Ok(Reply::Loaded { profile, floor })
     }
 
     fn probe(&self, payload: &[u8]) -> Result<Reply, Reply> {
@@ -128,7 +147,10 @@ impl Session {
         Ok(Reply::Probed { findings: found, seconds_per_forward: fastest / f64::from(profile.batch) })
     }
 
-    fn shard(&self, shard: ShardRequest, pixels: Vec<u8>, line: &mut Line) -> Result<Answered, Reply> {
+    fn shard(&self, shard: ShardRequest, mut pixels: Vec<u8>, line: &mut Line) -> Result<Answered, Reply> {
+        let checkpoint =
+            pixels.len().checked_sub(shard.checkpoint_bytes as usize).map(|length| pixels.split_off(length));
+        let checkpoint = checkpoint.ok_or_else(|| failed("bad_request", "the checkpoint is cut short"))?;
         let Loaded { model, profile } = self.loaded()?;
         let count = shard.labels.len() as u32;
         let images =
@@ -146,13 +168,15 @@ impl Session {
         };
         // How long the model waited for corrupted images.
         let waited = Cell::new(Duration::ZERO);
-        let mut last = Instant::now();
-        let mut progress = Progress::default();
+        let start = Instant::now();
+        let mut last = start;
+        let progress = Cell::new(Progress::default());
+        let line = RefCell::new(line);
         let mut tell = |now: Progress| {
-            progress = now;
+            progress.set(now);
             if last.elapsed() >= PROGRESS_EVERY {
                 last = Instant::now();
-                let heard = line.say(Reply::Progress(progress), &[]);
+                let heard = line.borrow_mut().say(Reply::Progress(now), &[]);
                 // Nobody listens any more: the supervisor has gone, and its kill is on the way.
                 if heard.is_err() {
                     return ControlFlow::Break(());
@@ -183,14 +207,16 @@ impl Session {
                 corruption = corrupting.seconds();
                 outcomes
             }
-            _ => engine::evaluate(&run, &mut report),
+            _ => {
+                let every = Duration::from_millis(shard.checkpoint_milliseconds);
+                resuming::evaluate(&run, &checkpoint, every, &line, &mut report)
+            }
         }
         .map_err(engine_problem)?;
         let mut signs = diagnostic::signs(&conditions, &outcomes, model.spec().stochastic);
-        let passes = |of: fn(&Verdict) -> u32| outcomes.iter().map(|o| u64::from(of(&o.verdict))).sum::<u64>();
-        let (verdicts, forwards, backwards) = (outcomes.len() as u32, passes(|v| v.forwards), passes(|v| v.backwards));
+        let (verdicts, so_far) = (outcomes.len() as u32, progress.get());
         let mut report = |now: engine::Progress| {
-            let (forwards, backwards) = (forwards + now.forwards, backwards + now.backwards);
+            let (forwards, backwards) = (so_far.forwards + now.forwards, so_far.backwards + now.backwards);
             let waited_microseconds = waited.get().as_micros() as u64;
             tell(Progress { verdicts, forwards, backwards, rows: model.rows(), waited_microseconds })
         };
@@ -203,9 +229,9 @@ impl Session {
         if let Some(signs) = signs.last_mut() {
             signs.add(&opinion);
         }
-        let time = CpuTime { total: clock::process() - before, corruption };
+        let time = CpuTime { total: clock::process() - before, corruption, wall: start.elapsed().as_secs_f64() };
         // The totals; whether anybody listens shows when the answer is sent.
-        line.say(Reply::Progress(progress), &[]).ok();
+        line.borrow_mut().say(Reply::Progress(progress.get()), &[]).ok();
         let mut verdicts: Vec<Vec<Verdict>> = vec![Vec::new(); conditions.len()];
         let (mut witnesses, mut payload) = (Vec::new(), Vec::new());
         for outcome in &outcomes {
@@ -321,7 +347,7 @@ fn engine_problem(error: EngineError) -> Reply {
         },
         EngineError::OutOfMemory(_) => failed("out_of_memory", detail),
         EngineError::Stopped => failed("stopped", detail),
-        EngineError::Input(_) => failed("bad_input", detail),
+        EngineError::Input(_) | EngineError::Checkpoint => failed("bad_input", detail),
         EngineError::Libtorch(_) => failed("libtorch_error", detail),
     }
 }

@@ -28,7 +28,7 @@ fn gpu_model() -> Option<String> {
     text.lines().find_map(|line| Some(line.strip_prefix("Model:")?.trim().to_owned()))
 }
 
-/// A new profile for this model.
+/// A profile for this model before anything is measured.
 pub fn new_profile(platform: &Platform, spec: &ModelSpec, threads: u32, wish: BatchWish) -> NumericProfile {
     let batch = match wish {
         BatchWish::Free => suitable_batch(platform.device, spec),

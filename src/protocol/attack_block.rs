@@ -59,6 +59,9 @@ pub struct AttackBlock {
     pub keep: Option<Keep>,
     #[serde(default)]
     pub independent: bool,
+    /// Count only adversarial examples that are 8-bit images; false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub eight_bit: bool,
     /// apgd-t and fab-t: how many of the likeliest wrong classes; 9, but 5 for apgd-t in L1, as AutoAttack has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<u32>,

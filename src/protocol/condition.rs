@@ -32,6 +32,9 @@ pub struct AttackCondition {
     pub threat: ThreatModel,
     /// `true` attacks this budget afresh; `false` lets a witness found at a smaller ε of the same ladder stand here too.
     pub independent: bool,
+    /// The witness must be an 8-bit image: every pixel a multiple of 1/255.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub eight_bit: bool,
     #[serde(flatten)]
     pub attack: Attack,
 }
@@ -52,7 +55,11 @@ impl Condition {
     pub fn same_ladder(&self, other: &Self) -> bool {
         match (&self.kind, &other.kind) {
             (ConditionKind::Attack(a), ConditionKind::Attack(b)) => {
-                !a.independent && !b.independent && a.threat.norm == b.threat.norm && a.attack == b.attack
+                !a.independent
+                    && !b.independent
+                    && a.threat.norm == b.threat.norm
+                    && a.eight_bit == b.eight_bit
+                    && a.attack == b.attack
             }
             (ConditionKind::MinNorm(a), ConditionKind::MinNorm(b)) => {
                 let both = (&a.attack, &b.attack);

@@ -554,7 +554,8 @@ mod tests {
     fn a_baseline_claims_nothing_beside_an_adversary() {
         let baseline = Attack::Noise(Noise { queries: 100, distribution: Distribution::Uniform, eot: 1 });
         let threat = attack(&Run::honest().conditions[4]).unwrap().threat;
-        let kind = ConditionKind::Attack(AttackCondition { threat, attack: baseline, independent: false });
+        let kind =
+            ConditionKind::Attack(AttackCondition { threat, attack: baseline, independent: false, eight_bit: false });
         let (mut run, mut overturned) = (Run::honest(), Signs::default());
         (0..32).for_each(|image| overturned.look(Sign::Overturned, image, true));
         run.conditions.push(Condition { id: "noise".into(), kind });

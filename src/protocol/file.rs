@@ -185,6 +185,7 @@ impl Protocol {
                 kind: ConditionKind::Attack(AttackCondition {
                     threat: ThreatModel { norm: block.norm, epsilon: budget.epsilon },
                     independent: block.independent,
+                    eight_bit: block.eight_bit,
                     attack: block.resolve(),
                 }),
             }));

@@ -41,7 +41,7 @@ pub use finding::{Finding, Weight};
 pub use minimal::{Minimal, Point};
 pub use needs::{Capabilities, LabelList, Labels, Needs, NeedsError, gib};
 pub use paired::{Held, Paired, paired};
-pub use profile::{Device, MemoryFormat, NumericProfile, Platform, Precision};
+pub use profile::{Calibration, Device, Floor, MemoryFormat, NumericProfile, Platform, Precision};
 pub use sandbox::{Enforced, MemoryBound, Sandbox};
 pub use signs::{Seen, Sign, Signs, sample};
 pub use spec::{Format, ModelSpec, Preprocessing, SpecError};

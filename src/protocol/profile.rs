@@ -43,6 +43,29 @@ pub struct NumericProfile {
     pub search_precision: Precision,
 }
 
+/// What a calibration measured at a profile, alone: no evaluation under it can be faster than its passes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Floor {
+    /// Seconds of one image's forward pass without a gradient.
+    pub forward_seconds: f64,
+    /// Seconds of one image's forward and backward pass.
+    pub gradient_seconds: f64,
+}
+
+impl Floor {
+    /// Seconds that these passes take at least; every backward pass comes with its forward pass.
+    pub fn seconds(&self, forwards: u64, backwards: u64) -> f64 {
+        self.forward_seconds * forwards.saturating_sub(backwards) as f64 + self.gradient_seconds * backwards as f64
+    }
+}
+
+/// A profile found by measuring, and what was measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Calibration {
+    pub profile: NumericProfile,
+    pub floor: Floor,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MemoryFormat {

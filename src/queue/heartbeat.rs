@@ -13,6 +13,17 @@ pub enum Order {
 }
 
 impl Lease {
+    /// Whether the shard is still this lease's.
+    pub async fn is_held(&self, pool: &PgPool) -> Result<bool, sqlx::Error> {
+        sqlx::query_scalar(
+            "select exists (select from shards where id = $1 and lease_token = $2 and state = 'running')",
+        )
+        .bind(self.shard)
+        .bind(self.token)
+        .fetch_one(pool)
+        .await
+    }
+
     /// Extends the lease and records how many verdicts the attempt has reached.
     pub async fn heartbeat(&self, pool: &PgPool, progress: u32) -> Result<Order, LeaseError> {
         let wanted: Option<bool> = sqlx::query_scalar(

@@ -27,6 +27,16 @@ impl Stream {
         self.0.next_u64()
     }
 
+    /// How far the stream has been read.
+    pub fn position(&self) -> u128 {
+        self.0.get_word_pos()
+    }
+
+    /// Goes on reading at a [`position`](Self::position).
+    pub fn seek(&mut self, position: u128) {
+        self.0.set_word_pos(position);
+    }
+
     /// Uniform on [0, 1): the upper 53 bits.
     pub fn uniform(&mut self) -> f64 {
         (self.bits() >> 11) as f64 * 2f64.powi(-53)

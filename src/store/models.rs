@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::artifacts::Uploaded;
 use super::{Artifacts, Quotas, StoreError, deletion, quota, uploads};
-use crate::protocol::{Finding, ModelSpec};
+use crate::protocol::{Calibration, Finding, ModelSpec};
 
 /// Why a model cannot be evaluated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -31,6 +31,9 @@ pub fn identity(sha256: &str, spec: &ModelSpec) -> String {
 pub struct ProbeReport {
     /// Wall seconds of one image's forward pass inside a full batch.
     pub seconds_per_forward: f64,
+    /// The profile that suits the model best where it was checked, and how fast its passes are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
 }
 
 #[derive(Debug, Clone, sqlx::FromRow)]

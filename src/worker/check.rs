@@ -4,7 +4,7 @@ use super::child::{Child, ChildOptions, unexpected};
 use super::failure::{self, ChildError};
 use super::words;
 use crate::dataset::{Catalogue, Shape};
-use crate::protocol::{Finding, ModelSpec};
+use crate::protocol::{Calibration, Finding, ModelSpec};
 use crate::queue::Outage;
 use crate::store::Artifacts;
 use crate::store::artifacts::ArtifactError;
@@ -46,14 +46,15 @@ pub async fn run(
     let file = artifacts.model_file(&model.sha256).await.map_err(unreadable)?;
     let images = probe_images(catalogue, &model.spec, dataset).await;
     let mut child = Child::start(options, Some(&file)).await.map_err(failure::before_the_model)?;
-    child.load(&model.spec, None, BatchWish::Free).await?;
+    let (profile, floor) = child.load(&model.spec, None, BatchWish::Free).await?;
+    let calibration = floor.map(|floor| Calibration { profile, floor });
     match child.ask(Request::Probe, &images, |_| {}).await? {
         // The model's code ran in the process that measured: the time must be one that can have passed.
         (Reply::Probed { findings, seconds_per_forward }, _)
             if (0.0..=options.wall.as_secs_f64()).contains(&seconds_per_forward) =>
         {
             words::findings(&findings).map_err(ChildError::Garbage)?;
-            Ok((findings, ProbeReport { seconds_per_forward }))
+            Ok((findings, ProbeReport { seconds_per_forward, calibration }))
         }
         (other, _) => Err(unexpected(&other).into()),
     }

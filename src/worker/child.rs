@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::attempt_log::Output;
 use super::memory_group::MemoryGroup;
 use super::{ChildError, metrics, words};
-use crate::protocol::{Device, MemoryBound, ModelSpec, NumericProfile, Pictures, Platform, Sandbox};
+use crate::protocol::{Device, Floor, MemoryBound, ModelSpec, NumericProfile, Pictures, Platform, Sandbox};
 use crate::wire::{
     self, Answer, BatchWish, Call, Confinement, MODEL_FD, Progress, Reply, Request, SOCKET_FD, WireError,
 };
@@ -33,10 +33,14 @@ pub struct ChildOptions {
     pub binary: PathBuf,
     pub device: Device,
     pub threads: u32,
+    /// Whether a calibration may choose fewer, because nobody asked for this number.
+    pub choose_threads: bool,
     /// The sandbox's bounds; `None` switches it off.
     pub confinement: Option<Confinement>,
     /// A child silent for this long is hung.
     pub no_progress: Duration,
+    /// Time between two checkpoints of a shard; zero: none are taken.
+    pub checkpoint: Duration,
     /// Longest time for one question, however lively the child is.
     pub wall: Duration,
 }
@@ -52,6 +56,8 @@ pub struct Child {
     output: Output,
     /// Ends when both outputs have been read to their end.
     reading: JoinHandle<()>,
+    threads: u32,
+    choose_threads: bool,
     no_progress: Duration,
     wall: Duration,
     oom_kills: Option<u64>,
@@ -95,6 +101,8 @@ impl Child {
             stream: UnixStream::from_std(ours).map_err(ChildError::Spawn)?,
             output,
             reading,
+            threads: options.threads,
+            choose_threads: options.choose_threads,
             no_progress: options.no_progress,
             wall: options.wall,
             oom_kills: oom_kills(),
@@ -121,20 +129,29 @@ impl Child {
         }
     }
 
-    /// Has the child load the model it was started with; returns the numeric profile it will run under.
+    /// Has the child load the model it was started with; returns the numeric profile it will run under, and what it
+    /// measured of it if it was calibrated.
     pub async fn load(
         &mut self,
         spec: &ModelSpec,
         profile: Option<&NumericProfile>,
         batch: BatchWish,
-    ) -> Result<NumericProfile, ChildError> {
-        let request = Request::Load { spec: spec.clone(), profile: profile.cloned(), batch };
+    ) -> Result<(NumericProfile, Option<Floor>), ChildError> {
+        let choose_threads = self.choose_threads;
+        let request = Request::Load { spec: spec.clone(), profile: profile.cloned(), batch, choose_threads };
+        let (threads, wall) = (1..=self.threads.max(1), self.wall.as_secs_f64());
+        let possible = |loaded: &NumericProfile| match profile {
+            Some(wanted) => wanted == loaded,
+            None => batch.admits(loaded.batch) && threads.contains(&loaded.threads),
+        };
+        let passed = |seconds: f64| seconds > 0.0 && seconds <= wall;
+        let measured = |floor: &Floor| passed(floor.forward_seconds) && passed(floor.gradient_seconds);
         match self.ask(request, &[], |_| {}).await? {
             // By now the model's code has run: what it says must be what was asked, and what was so before.
-            (Reply::Loaded { profile: loaded }, _)
-                if loaded.platform == self.platform && profile.is_none_or(|wanted| *wanted == loaded) =>
+            (Reply::Loaded { profile: loaded, floor }, _)
+                if loaded.platform == self.platform && possible(&loaded) && floor.as_ref().is_none_or(measured) =>
             {
-                Ok(loaded)
+                Ok((loaded, floor))
             }
             (other, _) => Err(unexpected(&other)),
         }
@@ -148,8 +165,19 @@ impl Child {
         payload: &[u8],
         progress: impl FnMut(Progress),
     ) -> Result<(Reply, Vec<u8>), ChildError> {
+        self.ask_and_keep(request, payload, progress, |_| {}).await
+    }
+
+    /// The same; `keep` gets every checkpoint on the way.
+    pub async fn ask_and_keep(
+        &mut self,
+        request: Request,
+        payload: &[u8],
+        progress: impl FnMut(Progress),
+        keep: impl FnMut(Vec<u8>),
+    ) -> Result<(Reply, Vec<u8>), ChildError> {
         let call = Call { nonce: Uuid::new_v4(), request };
-        let exchange = tokio::time::timeout(self.wall, self.exchange(&call, payload, progress)).await;
+        let exchange = tokio::time::timeout(self.wall, self.exchange(&call, payload, progress, keep)).await;
         match exchange.unwrap_or(Err(ChildError::WallTime(self.wall.as_secs()))) {
             Ok((Reply::Failed { code, detail }, _)) if code == "out_of_memory" => {
                 self.kill().await;
@@ -183,6 +211,7 @@ impl Child {
         call: &Call,
         payload: &[u8],
         mut progress: impl FnMut(Progress),
+        mut keep: impl FnMut(Vec<u8>),
     ) -> Result<(Reply, Vec<u8>), ChildError> {
         let patience = self.no_progress;
         let silent = |_| ChildError::NoProgress(patience.as_secs());
@@ -196,6 +225,7 @@ impl Child {
             }
             match answer.reply {
                 Reply::Progress(heard) => progress(heard),
+                Reply::Checkpoint => keep(payload),
                 reply => return Ok((reply, payload)),
             }
         }

@@ -5,9 +5,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use sqlx::PgPool;
+use tokio::sync::watch;
 use tracing::{Instrument, info_span};
 
 use super::attempt_log::AttemptLog;
+use super::checkpoint::Checkpoints;
 use super::child::{Child, ChildOptions, unexpected};
 use super::failure::{self, ChildError};
 use super::metrics::{self, Meter};
@@ -15,7 +17,7 @@ use super::patience::patiently;
 use super::{validate, words};
 use crate::dataset::{Batch, Catalogue, DatasetError, Part};
 use crate::protocol::report::Tally;
-use crate::protocol::{self, Condition, NumericProfile, Verdict};
+use crate::protocol::{self, Condition, NumericProfile, Platform, Verdict};
 use crate::queue::{Claimed, Failure, LeaseError, Outage, ShardResult};
 use crate::store::artifacts::ArtifactError;
 use crate::store::evidence::{self, VerdictRow, WitnessSet};
@@ -89,6 +91,8 @@ pub struct Tools<'a> {
     pub catalogue: &'a Catalogue,
     pub child: &'a ChildOptions,
     pub log: &'a AttemptLog,
+    /// What children here run on.
+    pub platform: &'a Platform,
 }
 
 /// Runs a leased shard. `kept` holds the child between shards of one model; it is taken out while in use, so that
@@ -127,7 +131,7 @@ pub async fn run(
     let here = claimed.first_image..claimed.first_image + claimed.images;
     let mut second_opinion = protocol::sample(claimed.seed, slice, evaluation.protocol.second_opinion);
     second_opinion.retain(|image| here.contains(image));
-    let request = Request::Shard(ShardRequest {
+    let mut request = ShardRequest {
         conditions: conditions.clone(),
         seed: claimed.seed,
         rule: evaluation.protocol.verdict,
@@ -135,7 +139,12 @@ pub async fn run(
         labels: batch.labels.clone(),
         witness_images,
         second_opinion,
-    });
+        checkpoint_milliseconds: tools.child.checkpoint.as_millis() as u64,
+        checkpoint_bytes: 0,
+    };
+    let checkpoints = Checkpoints::of(tools.pool, tools.artifacts, claimed, &request, &loaded.profile);
+    let left = checkpoints.left().await.unwrap_or_default();
+    request.checkpoint_bytes = left.len() as u64;
     let size = loaded.profile.batch;
     let provided = loaded.child.provide_frost(&conditions, tools.artifacts).await;
     provided.map_err(|e| failed(e, size))?;
@@ -150,7 +159,13 @@ pub async fn run(
     let of_request = evaluation.request_id.as_deref().map_or(String::new(), |id| format!(" for request {id}"));
     tools.log.say(format_args!("asking evaluator process {}, batch {size}{of_request}", loaded.child.id()));
     let asked = Instant::now();
-    let answer = loaded.child.ask(request, &batch.pixels, heard).instrument(evaluating).await;
+    let payload = [&batch.pixels[..], &left].concat();
+    let (latest, news) = watch::channel(Vec::new());
+    let remember = |checkpoint| drop(latest.send_replace(checkpoint));
+    let answer = tokio::select! {
+        answer = loaded.child.ask_and_keep(Request::Shard(request), &payload, heard, remember).instrument(evaluating) => answer,
+        never = checkpoints.keep(news) => match never {},
+    };
     let evaluated = asked.elapsed().as_secs_f64();
     let (verdicts, witnesses, signs, time, payload) = match answer.map_err(|e| failed(e, size))? {
         (Reply::Done { verdicts, witnesses, signs, time }, payload) => (verdicts, witnesses, signs, time, payload),
@@ -224,7 +239,16 @@ async fn ready(tools: &Tools<'_>, claimed: &Claimed, kept: Option<Loaded>) -> Re
         loaded.child.kill().await;
     }
     let wish = evaluation.batch_limit.map_or(BatchWish::Free, |limit| BatchWish::AtMost(limit as u32));
-    let mut wanted = evaluation.profile.as_ref().map(|p| p.0.clone());
+    let calibrated = claimed.model.probe.as_ref().and_then(|probe| probe.0.calibration.as_ref());
+    let mut wanted = match (&evaluation.profile, calibrated) {
+        (Some(fixed), _) => Some(fixed.0.clone()),
+        // Found when the model was checked, so that all its evaluations run alike.
+        (None, Some(found)) if found.profile.platform == *tools.platform => {
+            let limit = evaluation.batch_limit.map_or(u32::MAX, |limit| limit as u32);
+            Some(NumericProfile { batch: found.profile.batch.min(limit), ..found.profile.clone() })
+        }
+        (None, _) => None,
+    };
     let file = tools.artifacts.model_file(&claimed.model.sha256).await?;
     loop {
         let batch = wanted.as_ref().map_or(1, |p| p.batch);
@@ -232,7 +256,7 @@ async fn ready(tools: &Tools<'_>, claimed: &Claimed, kept: Option<Loaded>) -> Re
         let mut child = Child::start(tools.child, Some(&file)).await.map_err(failure::before_the_model)?;
         tools.log.listen(child.output());
         tools.log.say(format_args!("evaluator process {} has started; loading the model", child.id()));
-        let profile = child.load(&claimed.model.spec, wanted.as_ref(), wish).await.map_err(failed)?;
+        let (profile, _) = child.load(&claimed.model.spec, wanted.as_ref(), wish).await.map_err(failed)?;
         let fixed = claimed.lease.fix_profile(tools.pool, &profile).await?;
         if fixed == profile {
             let (model, evaluation, generation) = (claimed.model.id, evaluation.id, evaluation.generation);

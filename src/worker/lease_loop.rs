@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::attempt_log::AttemptLog;
 use super::check::{self, CheckError};
+use super::checkpoint;
 use super::child::{Child, ChildOptions};
 use super::failure::{self, ChildError};
 use super::job::{self, JobError, Loaded, Tools};
@@ -292,6 +293,7 @@ impl Worker {
             catalogue: &self.catalogue,
             child: &self.options.child,
             log: &log,
+            platform: &self.platform,
         };
         let outcome = tokio::select! {
             outcome = self.attempt(&tools, &claimed, &mut kept, &progress) => Ok(outcome),
@@ -299,6 +301,13 @@ impl Worker {
             () = shutdown.now.cancelled() => Err(Interrupted::ShuttingDown),
         };
         self.keep_log(&claimed, &outcome, &log).await;
+        // What a later attempt could go on from.
+        let resumable = match &outcome {
+            Ok(Ok(_)) | Err(Interrupted::Stopped) => false,
+            Ok(Err(JobError::Failed(failure))) => matches!(failure, Failure::Transient { .. } | Failure::Outage(_)),
+            Ok(Err(JobError::Lost | JobError::NotForThisPlatform)) => true,
+            Err(Interrupted::Lost | Interrupted::ShuttingDown) => true,
+        };
         let ended = match outcome {
             Ok(Ok(result)) => {
                 self.kept = kept;
@@ -328,6 +337,9 @@ impl Worker {
                 record(shutdown, || claimed.lease.release(&self.pool)).await
             }
         };
+        if ended.is_ok() && !resumable {
+            self.artifacts.delete(&checkpoint::key(&claimed)).await.ok();
+        }
         match ended {
             Ok(()) => {}
             Err(LeaseError::Lost) => {

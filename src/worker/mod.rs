@@ -5,6 +5,7 @@
 
 mod attempt_log;
 pub mod check;
+mod checkpoint;
 pub mod child;
 mod failure;
 mod frost;

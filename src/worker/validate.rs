@@ -29,6 +29,9 @@ pub fn results(
     claims: &Claims,
 ) -> Result<(), String> {
     let Claims { verdicts, witnesses, payload, signs, time } = *claims;
+    if !(0.0..f64::INFINITY).contains(&time.wall) {
+        return Err(format!("{} s on the wall", time.wall));
+    }
     if !(time.total >= 0.0 && (0.0..=time.total + 1.0).contains(&time.corruption)) || time.total.is_infinite() {
         return Err(format!("{} s of corruption in {} s", time.corruption, time.total));
     }
@@ -70,6 +73,11 @@ pub fn results(
         if corrupted || verdict.robust || position >= witness_images as usize || !seen.insert((at.condition, at.image))
         {
             return problem("nobody asked for it");
+        }
+        let on_grid = |pixel: f32| pixel == (pixel * 255.0).round() / 255.0;
+        let eight_bit = matches!(&conditions[at.condition as usize].kind, ConditionKind::Attack(a) if a.eight_bit);
+        if eight_bit && !bytes.as_chunks::<4>().0.iter().all(|b| on_grid(f32::from_le_bytes(*b))) {
+            return problem("it is no 8-bit image");
         }
         if !measures_up(verdict, bytes, &batch.pixels[position * pixels..(position + 1) * pixels]) {
             return problem("it is not what its verdict says");

@@ -194,7 +194,7 @@ async fn a_shared_evaluation_is_readable_by_others_until_it_is_taken_back() {
     let leaderboard = "/v1/leaderboard?protocol=pgd-linf";
     // Finished, so that it can stand on a leaderboard.
     let check = gauntlet::queue::claim_check(&bench.pool, crate::common::bench::LEASE).await.unwrap().unwrap();
-    let probe = gauntlet::store::models::ProbeReport { seconds_per_forward: 3.0 };
+    let probe = gauntlet::store::models::ProbeReport { seconds_per_forward: 3.0, calibration: None };
     check.accept(&bench.pool, &[], &probe).await.unwrap();
     bench.work(|_, _| true).await;
     assert_eq!(ask(&bench, &alice, &Method::PUT, &share, None).await.status(), 204);

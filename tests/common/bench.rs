@@ -137,7 +137,7 @@ impl Bench {
         let check = queue::claim_check(&self.pool, LEASE).await.unwrap().unwrap();
         assert_eq!(check.model.id, model);
         // A forward pass so slow that 40 images make two shards per group.
-        check.accept(&self.pool, &[], &ProbeReport { seconds_per_forward: 3.0 }).await.unwrap();
+        check.accept(&self.pool, &[], &ProbeReport { seconds_per_forward: 3.0, calibration: None }).await.unwrap();
         model
     }
 

@@ -170,7 +170,7 @@ impl World {
 
     /// Makes the planner believe that a forward pass of this model takes so long, and so decides the size of shards.
     pub async fn pretend_speed(&self, model: Uuid, seconds_per_forward: f64) {
-        sqlx::query("update models set probe = jsonb_build_object('seconds_per_forward', $2) where id = $1")
+        sqlx::query("update models set probe = coalesce(probe, '{}') || jsonb_build_object('seconds_per_forward', $2) where id = $1")
             .bind(model)
             .bind(seconds_per_forward)
             .execute(&self.pool)

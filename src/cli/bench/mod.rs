@@ -1,5 +1,7 @@
 //! Measurements, each as a ratio to something measured in the same run.
 
+#[cfg(feature = "evaluator")]
+mod attacks;
 pub mod corruption_rate;
 pub mod corruptions;
 pub mod poll;
@@ -20,6 +22,9 @@ use super::show;
 pub enum BenchCommand {
     /// `GET /v1/evaluations/{id}` at a constant rate against `/healthz` of the same server.
     Poll(PollArguments),
+    /// AutoAttack and PGD on two small models against torchattacks, and the engine's efficiency.
+    #[cfg(feature = "evaluator")]
+    Attacks(attacks::AttackArguments),
     /// Every corruption and severity on one thread against the Python package imagecorruptions-imaug.
     Corruptions(CorruptionArguments),
     /// Corrupted images per second of the protocol imagenet-c by number of threads, as an evaluator makes them.
@@ -127,6 +132,8 @@ pub struct QueueArguments {
 pub async fn run(command: BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Poll(arguments) => poll(arguments).await,
+        #[cfg(feature = "evaluator")]
+        BenchCommand::Attacks(arguments) => print(&attacks::run(&arguments)?, arguments.json),
         BenchCommand::Corruptions(CorruptionArguments { picture, python, milliseconds, json }) => {
             let budget = Duration::from_millis(milliseconds);
             print(&corruptions::run(&corruptions::CorruptionOptions { picture, python, budget })?, json)

@@ -153,7 +153,7 @@ async fn ready_model(pool: &PgPool, artifacts: &Artifacts, owner: &'static str) 
     let new = NewModel { owner, name: owner, identity: owner, spec: &spec, quotas: &Quotas::NONE };
     let model = models::insert(pool, artifacts, &upload, &new).await.map_err(|e| anyhow::anyhow!("{e:?}"))?.0.id;
     let check: CheckLease = queue::claim_check(pool, LEASE).await?.context("the model waits for its check")?;
-    check.accept(pool, &[], &ProbeReport { seconds_per_forward: 1e3 }).await?;
+    check.accept(pool, &[], &ProbeReport { seconds_per_forward: 1e3, calibration: None }).await?;
     Ok(model)
 }
 

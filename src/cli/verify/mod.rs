@@ -207,6 +207,8 @@ impl Verifier<'_> {
             labels: batch.labels,
             witness_images: 0,
             second_opinion: Vec::new(),
+            checkpoint_milliseconds: 0,
+            checkpoint_bytes: 0,
         });
         let (Reply::Done { verdicts, .. }, _) = self.child.ask(request, &batch.pixels, |_| {}).await? else {
             bail!("the evaluator gave an unexpected answer")
@@ -246,6 +248,9 @@ fn examine(condition: &Condition, verdict: &Verdict, seen: &Examination, stochas
         return Some(format!("pixels from {} to {}, outside [0,1]", seen.low, seen.high));
     }
     if let ConditionKind::Attack(attack) = &condition.kind {
+        if attack.eight_bit && !seen.eight_bit {
+            return Some("it is no 8-bit image".into());
+        }
         let size = attack.threat.norm.of(seen.l1, seen.l2, seen.linf);
         if !attack.threat.admits(size) {
             return Some(format!("‖δ‖ = {size} exceeds ε = {}", attack.threat.epsilon.get()));

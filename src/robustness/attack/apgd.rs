@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use super::rows::{self, choose};
 use super::runs::Runs;
 use super::step::{free, unit_l2};
-use super::{Answer, Demand, Entry, Search, Seen, Setting, Status, index};
+use super::{Answer, Demand, Entry, Frozen, Search, Seen, Setting, Status, index};
 use crate::protocol::{ClipOrder, Norm, Projection};
 use crate::robustness::threat::{Ball, clip, linf_bounds, per_row, toward_clean, unit_sphere};
 
@@ -163,6 +163,24 @@ impl ApgdSearch {
     }
 }
 
+impl ApgdSearch {
+    /// What trajectories remember, a row each.
+    fn memory(&self) -> Vec<&Tensor> {
+        vec![
+            &self.point,
+            &self.previous,
+            &self.eta,
+            &self.best,
+            &self.best_gradient,
+            &self.best_loss,
+            &self.last_loss,
+            &self.rises,
+            &self.checked_loss,
+            &self.halved,
+        ]
+    }
+}
+
 impl Search for ApgdSearch {
     fn load(&mut self, entries: &[Entry], clean: &Tensor) {
         let slots = rows::slots(entries, &self.setting);
@@ -229,6 +247,17 @@ impl Search for ApgdSearch {
 
     fn candidates(&self, slots: &[usize]) -> Tensor {
         self.best.index_select(0, &index(slots.iter().copied(), &self.best))
+    }
+
+    fn freeze(&self, slot: usize) -> Option<Frozen> {
+        Some(Frozen { numbers: vec![self.step[slot].into()], rows: rows::freeze(&self.memory(), slot) })
+    }
+
+    fn thaw(&mut self, slot: usize, frozen: &Frozen) -> bool {
+        let (Some(entry), &[step]) = (self.entries[slot].clone(), &frozen.numbers[..]) else { return false };
+        self.step[slot] = step.min(self.steps.into()) as u32;
+        self.demands[slot] = self.demand(&entry);
+        rows::thaw(&self.memory(), slot, &frozen.rows)
     }
 }
 

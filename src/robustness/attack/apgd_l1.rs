@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::rows::{self, choose};
 use super::runs::Runs;
 use super::step::free;
-use super::{Answer, Demand, Entry, Search, Seen, Setting, Status, index};
+use super::{Answer, Demand, Entry, Frozen, Search, Seen, Setting, Status, index};
 use crate::protocol::{ClipOrder, Norm, Projection};
 use crate::robustness::threat::{Ball, flat, per_row};
 
@@ -193,6 +193,22 @@ impl L1ApgdSearch {
     }
 }
 
+impl L1ApgdSearch {
+    /// What trajectories remember, a row each.
+    fn memory(&self) -> Vec<&Tensor> {
+        vec![
+            &self.radius,
+            &self.point,
+            &self.eta,
+            &self.density,
+            &self.moved_pixels,
+            &self.best,
+            &self.best_gradient,
+            &self.best_loss,
+        ]
+    }
+}
+
 impl Search for L1ApgdSearch {
     fn load(&mut self, entries: &[Entry], clean: &Tensor) {
         let slots = rows::slots(entries, &self.setting);
@@ -269,6 +285,19 @@ impl Search for L1ApgdSearch {
 
     fn candidates(&self, slots: &[usize]) -> Tensor {
         self.best.index_select(0, &index(slots.iter().copied(), &self.best))
+    }
+
+    fn freeze(&self, slot: usize) -> Option<Frozen> {
+        let (phase, step) = self.at[slot];
+        Some(Frozen { numbers: vec![phase as u64, step.into()], rows: rows::freeze(&self.memory(), slot) })
+    }
+
+    fn thaw(&mut self, slot: usize, frozen: &Frozen) -> bool {
+        let (Some(entry), &[phase, step]) = (self.entries[slot].clone(), &frozen.numbers[..]) else { return false };
+        let phase = (phase as usize).min(self.phases.len() - 1);
+        self.at[slot] = (phase, step.min(self.phases[phase].steps.into()) as u32);
+        self.demands[slot] = self.demand(&entry);
+        rows::thaw(&self.memory(), slot, &frozen.rows)
     }
 }
 

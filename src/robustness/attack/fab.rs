@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::nearest::Nearest;
 use super::rows::{self, choose};
 use super::runs::Runs;
-use super::{Answer, Demand, Entry, Goal, Search, Setting, Status};
+use super::{Answer, Demand, Entry, Frozen, Goal, Search, Setting, Status};
 use crate::robustness::threat::{flat, length, per_row, to_hyperplane};
 
 /// Largest weight of the clean image's projection in a step.
@@ -109,6 +109,14 @@ impl FabSearch {
     }
 }
 
+impl FabSearch {
+    /// What trajectories remember, a row each.
+    fn memory(&self) -> Vec<&Tensor> {
+        let [nearest, distance] = self.nearest.memory();
+        vec![&self.point, &self.normal, &self.offset, &self.boundary_distance, nearest, distance]
+    }
+}
+
 impl Search for FabSearch {
     fn load(&mut self, entries: &[Entry], clean: &Tensor) {
         let slots = rows::slots(entries, &self.setting);
@@ -183,5 +191,23 @@ impl Search for FabSearch {
 
     fn candidates(&self, slots: &[usize]) -> Tensor {
         self.nearest.candidates(slots)
+    }
+
+    fn freeze(&self, slot: usize) -> Option<Frozen> {
+        let numbers = vec![self.step[slot].into(), self.looking[slot].into(), self.pulled[slot].into()];
+        Some(Frozen { numbers, rows: rows::freeze(&self.memory(), slot) })
+    }
+
+    fn thaw(&mut self, slot: usize, frozen: &Frozen) -> bool {
+        let (Some(entry), &[step, looking, pulled]) = (self.entries[slot].clone(), &frozen.numbers[..]) else {
+            return false;
+        };
+        self.step[slot] = step.min(self.steps.into()) as u32;
+        self.looking[slot] = looking.min(u64::from(self.boundaries()) - 1) as u32;
+        self.pulled[slot] = pulled != 0;
+        self.demands[slot] = self.demand(&entry);
+        let thawed = rows::thaw(&self.memory(), slot, &frozen.rows);
+        self.nearest.recall(slot);
+        thawed
     }
 }

@@ -31,7 +31,7 @@ mod nearest;
 mod noise;
 mod pgd;
 mod queries;
-mod rows;
+pub(crate) mod rows;
 mod runs;
 mod square;
 mod square_bumps;
@@ -163,6 +163,8 @@ pub struct Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     Searching,
+    /// On from a new start, in the same slot.
+    Restarted,
     /// The candidate is settled.
     Finished {
         seen: Seen,
@@ -202,6 +204,25 @@ pub trait Search {
     /// The examples that the verdict should examine, inside budget and box wherever they count as a success;
     /// float32 [slots, C, H, W].
     fn candidates(&self, slots: &[usize]) -> Tensor;
+
+    /// What the trajectory in a slot remembers; `None` for an attack whose runs begin anew after an interruption.
+    fn freeze(&self, _slot: usize) -> Option<Frozen> {
+        None
+    }
+
+    /// Lets the trajectory that was just loaded into a slot go on where it was frozen, under the same setting; `false` if
+    /// that is not what this attack freezes.
+    fn thaw(&mut self, _slot: usize, _frozen: &Frozen) -> bool {
+        false
+    }
+}
+
+/// A trajectory between two moves, beyond what [`Search::load`] sets.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Frozen {
+    pub numbers: Vec<u64>,
+    /// Its rows of the search's tensors, as [`rows::freeze`] writes them.
+    pub rows: Vec<u8>,
 }
 
 /// A trajectory to begin.

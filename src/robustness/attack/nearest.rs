@@ -44,6 +44,15 @@ impl Nearest {
         entries.iter().for_each(|entry| self.inside[entry.slot] = false);
     }
 
+    /// What trajectories remember, a row each; [`recall`](Self::recall) follows when a row was put back.
+    pub fn memory(&self) -> [&Tensor; 2] {
+        [&self.point, &self.distance]
+    }
+
+    pub fn recall(&mut self, slot: usize) {
+        self.inside[slot] = self.reached().get(slot as i64).int64_value(&[]) != 0;
+    }
+
     /// Compares `points` [S, …] with the nearest so far.
     pub fn record(&mut self, points: &Tensor, answer: &Answer) {
         if !answer.seen.contains(&true) {

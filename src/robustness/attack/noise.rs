@@ -5,7 +5,7 @@ use tch::Tensor;
 
 use super::queries::Queries;
 use super::rows;
-use super::{Answer, Demand, Entry, Search, Setting, Status};
+use super::{Answer, Demand, Entry, Frozen, Search, Setting, Status};
 use crate::protocol::{Distribution, Noise};
 use crate::robustness::rng::Stream;
 use crate::robustness::threat::{onto_sphere, random_start};
@@ -95,5 +95,13 @@ impl Search for NoiseSearch {
 
     fn candidates(&self, slots: &[usize]) -> Tensor {
         self.queries.candidates(slots)
+    }
+
+    fn freeze(&self, slot: usize) -> Option<Frozen> {
+        self.queries.freeze(slot)
+    }
+
+    fn thaw(&mut self, slot: usize, frozen: &Frozen) -> bool {
+        self.queries.thaw(slot, frozen)
     }
 }

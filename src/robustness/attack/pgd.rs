@@ -2,8 +2,9 @@
 
 use tch::{Kind, Tensor};
 
+use super::rows;
 use super::step::{free, unit_l2};
-use super::{Answer, Demand, Entry, Goal, Search, Seen, Setting, Status, index};
+use super::{Answer, Demand, Entry, Frozen, Goal, Search, Seen, Setting, Status, index};
 use crate::protocol::{Keep, Norm, Pgd, Projection, Target};
 use crate::robustness::threat::{Ball, flat, linf_bounds, per_row, random_start, unit_ball};
 
@@ -167,6 +168,13 @@ impl PgdSearch {
     }
 }
 
+impl PgdSearch {
+    /// What trajectories remember, a row each.
+    fn memory(&self) -> Vec<&Tensor> {
+        vec![&self.point, &self.candidate, &self.candidate_loss]
+    }
+}
+
 impl Search for PgdSearch {
     fn load(&mut self, entries: &[Entry], clean: &Tensor) {
         let rows = index(entries.iter().map(|entry| entry.slot), &self.clean);
@@ -239,7 +247,10 @@ impl Search for PgdSearch {
                 let next_run = self.next_restart(slot);
                 match next_run {
                     _ if !done => self.demands[slot] = self.demand(entry),
-                    Some(run) if !success && !self.ends_at_restart() => again.push(Entry { run, ..entry.clone() }),
+                    Some(run) if !success && !self.ends_at_restart() => {
+                        again.push(Entry { run, ..entry.clone() });
+                        return Status::Restarted;
+                    }
                     // A draw proves nothing, but this rule takes it for the candidate.
                     _ if success && self.stochastic => {
                         return Status::Finished { seen: Seen::Success, next_run: None };
@@ -266,6 +277,20 @@ impl Search for PgdSearch {
 
     fn candidates(&self, slots: &[usize]) -> Tensor {
         self.candidate.index_select(0, &index(slots.iter().copied(), &self.candidate))
+    }
+
+    fn freeze(&self, slot: usize) -> Option<Frozen> {
+        let run = self.entries[slot].as_ref()?.run;
+        Some(Frozen { numbers: vec![self.step[slot].into(), run.into()], rows: rows::freeze(&self.memory(), slot) })
+    }
+
+    fn thaw(&mut self, slot: usize, frozen: &Frozen) -> bool {
+        let (Some(mut entry), &[step, run]) = (self.entries[slot].clone(), &frozen.numbers[..]) else { return false };
+        entry.run = run.min(self.pgd.restarts.into()) as u32;
+        self.step[slot] = step.min(self.pgd.steps.into()) as u32;
+        self.demands[slot] = self.demand(&entry);
+        self.entries[slot] = Some(entry);
+        rows::thaw(&self.memory(), slot, &frozen.rows)
     }
 }
 

@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::rows::{self, choose};
-use super::{Answer, Demand, Entry, Goal, Seen, Setting, Status, index};
+use super::{Answer, Demand, Entry, Frozen, Goal, Seen, Setting, Status, index};
 use crate::protocol::Loss;
 use crate::robustness::rng::Stream;
 
@@ -89,5 +89,26 @@ impl Queries {
 
     pub fn candidates(&self, slots: &[usize]) -> Tensor {
         self.best.index_select(0, &index(slots.iter().copied(), &self.best))
+    }
+
+    pub fn freeze(&self, slot: usize) -> Option<Frozen> {
+        let (_, stream) = self.entries[slot].as_ref()?;
+        let position = stream.position();
+        let numbers = vec![self.count[slot].into(), position as u64, (position >> 64) as u64];
+        Some(Frozen { numbers, rows: rows::freeze(&self.memory(), slot) })
+    }
+
+    pub fn thaw(&mut self, slot: usize, frozen: &Frozen) -> bool {
+        let (Some((_, stream)), [count, low, high]) = (&mut self.entries[slot], &frozen.numbers[..]) else {
+            return false;
+        };
+        stream.seek(u128::from(*low) | u128::from(*high) << 64);
+        self.count[slot] = *count as u32;
+        rows::thaw(&self.memory(), slot, &frozen.rows)
+    }
+
+    /// What searches remember, a row each.
+    fn memory(&self) -> Vec<&Tensor> {
+        vec![&self.point, &self.best, &self.best_loss]
     }
 }

@@ -7,7 +7,7 @@ use super::queries::Queries;
 use super::rows;
 use super::square_bumps::Bumps;
 use super::square_window::{self, Window};
-use super::{Answer, Demand, Entry, Search, Setting, Status};
+use super::{Answer, Demand, Entry, Frozen, Search, Setting, Status};
 use crate::protocol::{Norm, Square};
 use crate::robustness::rng::Stream;
 use crate::robustness::threat::linf_bounds;
@@ -156,6 +156,14 @@ impl Search for SquareSearch {
 
     fn candidates(&self, slots: &[usize]) -> Tensor {
         self.queries.candidates(slots)
+    }
+
+    fn freeze(&self, slot: usize) -> Option<Frozen> {
+        self.queries.freeze(slot)
+    }
+
+    fn thaw(&mut self, slot: usize, frozen: &Frozen) -> bool {
+        self.queries.thaw(slot, frozen)
     }
 }
 

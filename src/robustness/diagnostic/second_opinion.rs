@@ -23,7 +23,7 @@ use crate::robustness::engine::{
 };
 use crate::robustness::model::to_unit;
 use crate::robustness::rng::Stream;
-use crate::robustness::threat::{random_start, to_vec, unit_sphere};
+use crate::robustness::threat::{random_start, to_eight_bits, to_vec, unit_sphere};
 
 /// Steps of the ascent without a budget; each may move a pixel by a twentieth of its range.
 pub const UNBOUNDED_STEPS: u32 = 50;
@@ -177,7 +177,7 @@ impl Probe<'_, '_> {
 
     /// Noise of one grey level in every pixel should not change the class.
     fn stability(&mut self, images: &Images) -> Result<(), EngineError> {
-        let changed = self.under_noise(images, Norm::Linf, LEVEL, 1..1 + LEVEL_DRAWS)?;
+        let changed = self.under_noise(images, Norm::Linf, LEVEL, 1..1 + LEVEL_DRAWS, false)?;
         for (image, changed) in images.indices.iter().zip(changed) {
             self.signs.look(Sign::Unstable, *image, changed);
         }
@@ -188,7 +188,8 @@ impl Probe<'_, '_> {
     fn noise(&mut self, images: &Images) -> Result<Vec<bool>, EngineError> {
         let ThreatModel { norm, epsilon } = self.condition.threat;
         let first = 1 + LEVEL_DRAWS;
-        let broken = self.under_noise(images, norm, epsilon.get(), first..first + NOISE_DRAWS)?;
+        let broken =
+            self.under_noise(images, norm, epsilon.get(), first..first + NOISE_DRAWS, self.condition.eight_bit)?;
         for (image, broken) in images.indices.iter().zip(&broken) {
             self.signs.look(Sign::NoiseWins, *image, *broken);
         }
@@ -202,6 +203,7 @@ impl Probe<'_, '_> {
         norm: Norm,
         radius: f64,
         draws: std::ops::Range<u32>,
+        snapped: bool,
     ) -> Result<Vec<bool>, EngineError> {
         let mut broken = vec![false; images.indices.len()];
         if broken.is_empty() {
@@ -209,6 +211,7 @@ impl Probe<'_, '_> {
         }
         for draw in draws {
             let points = self.near(images, norm, radius, draw);
+            let points = if snapped { to_eight_bits(&points, &self.points(images)) } else { points };
             self.name(2 + draw);
             let wrong = self.misclassified(&points, images)?;
             broken.iter_mut().zip(wrong).for_each(|(broken, wrong)| *broken |= wrong);
@@ -284,7 +287,8 @@ impl Probe<'_, '_> {
         if images.indices.is_empty() {
             return Ok(Vec::new());
         }
-        let kind = ConditionKind::Attack(AttackCondition { threat, independent: true, attack });
+        let eight_bit = self.condition.eight_bit;
+        let kind = ConditionKind::Attack(AttackCondition { threat, independent: true, eight_bit, attack });
         let condition = Condition { id: "second opinion".into(), kind };
         let run = Run {
             images,

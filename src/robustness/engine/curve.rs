@@ -15,6 +15,15 @@ impl Curve {
         self.0.clear();
     }
 
+    /// The highest losses, to be taken up again by [`resumed`](Self::resumed).
+    pub fn losses(&self) -> &[f64] {
+        &self.0
+    }
+
+    pub fn resumed(losses: Vec<f64>) -> Self {
+        Self(losses)
+    }
+
     /// A loss that is no number raises nothing.
     pub fn note(&mut self, loss: f64) {
         let highest = self.0.last().copied().unwrap_or(f64::NEG_INFINITY);

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
+use super::checkpoint::{Account, Checkpoint, Place, Standing};
 use super::floor::{Floor, Job};
 use super::judge::{self, examine};
 use super::kernel::Kernel;
 use super::objective::Objective;
-use super::{EngineError, Notes, Outcome, Progress, Run, name_pass};
+use super::{EngineError, Outcome, Progress, Run, Watch, can_resume, name_pass};
 use crate::protocol::{
     Attack, AttackCondition, Condition, ConditionKind, Loss, MinNormCondition, Norm, Stage, ThreatModel, Verdict,
 };
@@ -35,27 +36,23 @@ struct Nearest {
     pixels: Tensor,
 }
 
-/// The books of one image under one condition.
-#[derive(Clone, Default)]
-struct Account {
-    forwards: u32,
-    backwards: u32,
-    notes: Notes,
-    settled: Option<(Verdict, Option<Arc<[f32]>>)>,
-}
+/// Bytes of trajectories that a checkpoint holds at most; what is over begins its run anew.
+const MOST_FROZEN: usize = 256 << 20;
 
 /// Runs one ladder (or one single condition) over all images.
-pub struct Driver<'a, 'r> {
+pub struct Driver<'a, 'r, 'w> {
     run: &'a Run<'r>,
     /// The ladder's positions in the run's conditions.
     group: Range<usize>,
     kernel: Kernel<'a>,
     progress: &'a mut Progress,
-    observer: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
+    watch: &'a mut Watch<'w>,
     /// [n, C, H, W] uint8, on the CPU.
     pixels: Tensor,
     /// Per image: its accounts, one per rung.
     accounts: Vec<Vec<Account>>,
+    /// Per image: the run that it is in, and its rung's account when it began.
+    begun: Vec<Option<(Job, Account)>>,
     /// Model passes so far: names the random numbers that a stochastic model draws in each.
     passes: u32,
 }
@@ -67,6 +64,8 @@ struct Task<'a> {
     norm: Norm,
     /// Find the nearest adversarial example of each image; else any inside the budget.
     nearest: bool,
+    /// Only 8-bit images count.
+    eight_bit: bool,
 }
 
 /// The part of a driver that searches.
@@ -125,29 +124,25 @@ fn floor_of(attack: &Attack) -> usize {
     usize::from(attack.is_forward_only())
 }
 
-impl<'a, 'r> Driver<'a, 'r> {
-    pub fn new(
-        run: &'a Run<'r>,
-        group: Range<usize>,
-        progress: &'a mut Progress,
-        observer: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
-    ) -> Result<Self, EngineError> {
+impl<'a, 'r, 'w> Driver<'a, 'r, 'w> {
+    pub fn new(run: &'a Run<'r>, group: Range<usize>, progress: &'a mut Progress, watch: &'a mut Watch<'w>) -> Self {
         let images = run.images.indices.len();
         let [channels, height, width] = run.model.spec().input.map(i64::from);
         let pixels = Tensor::from_data_size(&run.images.pixels, &[images as i64, channels, height, width], Kind::Uint8);
-        Ok(Self {
+        Self {
             kernel: Kernel { model: run.model, batch: run.batch.into() },
             accounts: vec![vec![Account::default(); group.len()]; images],
+            begun: vec![None; images],
             run,
             group,
             progress,
-            observer,
+            watch,
             pixels,
             passes: 0,
-        })
+        }
     }
 
-    pub fn drive(mut self) -> Result<Vec<Outcome>, EngineError> {
+    pub fn drive(mut self, from: Option<Checkpoint>) -> Result<Vec<Outcome>, EngineError> {
         let run = self.run;
         // Of searches that differ in length, the longest shows all.
         match &run.conditions[self.group.end - 1].kind {
@@ -155,11 +150,12 @@ impl<'a, 'r> Driver<'a, 'r> {
             ConditionKind::Corruption(_) => {
                 return Err(EngineError::Input("corruptions are evaluated apart".into()));
             }
-            ConditionKind::Attack(AttackCondition { threat, independent, attack }) => {
-                self.attack(Task { attack, norm: threat.norm, nearest: false }, *independent)?;
+            ConditionKind::Attack(AttackCondition { threat, independent, eight_bit, attack }) => {
+                let task = Task { attack, norm: threat.norm, nearest: false, eight_bit: *eight_bit };
+                self.attack(task, *independent, from)?;
             }
             ConditionKind::MinNorm(MinNormCondition { norm, attack }) => {
-                self.attack(Task { attack, norm: *norm, nearest: true }, false)?;
+                self.attack(Task { attack, norm: *norm, nearest: true, eight_bit: false }, false, from)?;
             }
         }
         Ok(self.outcomes())
@@ -202,7 +198,7 @@ impl<'a, 'r> Driver<'a, 'r> {
     }
 
     fn report(&mut self) -> Result<(), EngineError> {
-        match (self.observer)(*self.progress) {
+        match (self.watch.observer)(*self.progress) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(EngineError::Stopped),
         }
@@ -239,10 +235,11 @@ impl<'a, 'r> Driver<'a, 'r> {
         Ok(())
     }
 
-    /// The wrong classes of each image that still stands, by falling logit at the clean image.
-    fn rankings(&mut self) -> Result<Vec<Arc<[u32]>>, EngineError> {
+    /// The wrong classes of each image that still stands, by falling logit at the clean image. Whoever `resumes` has paid
+    /// for it before.
+    fn rankings(&mut self, resumes: bool) -> Result<Vec<Arc<[u32]>>, EngineError> {
         let mut rankings = vec![Arc::default(); self.accounts.len()];
-        let standing = |image: &usize| self.accounts[*image][0].settled.is_none();
+        let standing = |image: &usize| self.accounts[*image].iter().any(|account| account.settled.is_none());
         let images: Vec<usize> = (0..self.accounts.len()).filter(standing).collect();
         for chunk in images.chunks(self.run.batch as usize) {
             self.seed_pass();
@@ -251,20 +248,24 @@ impl<'a, 'r> Driver<'a, 'r> {
             let rows = order.chunks(self.run.model.spec().classes as usize);
             for ((classes, label), image) in rows.zip(self.labels(chunk)).zip(chunk) {
                 rankings[*image] = classes.iter().map(|class| *class as u32).filter(|class| *class != label).collect();
-                self.charge(Job { image: *image, rung: 0, stage: 0, run: 0 }, 1, 0);
+                if !resumes {
+                    self.charge(Job { image: *image, rung: 0, stage: 0, run: 0 }, 1, 0);
+                }
             }
             self.report()?;
         }
         Ok(rankings)
     }
 
-    fn attack(&mut self, task: Task<'a>, independent: bool) -> Result<(), EngineError> {
-        if !independent && !self.stochastic() {
+    fn attack(&mut self, task: Task<'a>, independent: bool, from: Option<Checkpoint>) -> Result<(), EngineError> {
+        let stages = task.attack.stages();
+        let resumes = from.is_some();
+        let places = from.map(|checkpoint| self.take_up(checkpoint, &stages)).transpose()?;
+        if !independent && !self.stochastic() && !resumes {
             self.examine_clean(true)?;
         }
-        let stages = task.attack.stages();
         let ranks = stages.iter().any(|stage| needs_ranking(stage));
-        let rankings = if ranks { self.rankings()? } else { Vec::new() };
+        let rankings = if ranks { self.rankings(resumes)? } else { Vec::new() };
         let eot = self.eot(task.attack);
         let spec = self.run.model.spec();
         let setting = Setting {
@@ -276,17 +277,22 @@ impl<'a, 'r> Driver<'a, 'r> {
             shape: spec.input.map(i64::from),
             device: self.run.model.device(),
         };
-        let floors = [0, 1].map(|_| Floor::new(stages.clone(), setting, eot));
+        let floors = [0, 1].map(|_| Floor::new(stages.clone(), setting, eot, task.eight_bit));
         let (held, nearest) = (HashMap::new(), HashMap::new());
         let names = task.attack.stage_names();
         let mut search = Search { task, stages, names, floors, waiting: Vec::new(), held, nearest, rankings };
-        for image in 0..self.accounts.len() {
-            if self.accounts[image][0].settled.is_none() {
-                search.enqueue(Job { image, rung: 0, stage: 0, run: 0 });
-            }
+        let start = |image| Place { job: Job { image, rung: 0, stage: 0, run: 0 }, trajectory: None };
+        let places = places.unwrap_or_else(|| {
+            let standing = (0..self.accounts.len()).filter(|image| self.accounts[*image][0].settled.is_none());
+            standing.map(start).collect()
+        });
+        for Place { job, trajectory } in places {
+            self.enqueue(&mut search, job);
+            search.floor(job).frozen.extend(trajectory.map(|trajectory| (job.image, trajectory)));
         }
         loop {
-            self.fill(&mut search);
+            self.keep(&mut search)?;
+            self.fill(&mut search)?;
             let floor = search.next_floor();
             match floor {
                 None if search.waiting.is_empty() => return Ok(()),
@@ -317,7 +323,7 @@ impl<'a, 'r> Driver<'a, 'r> {
     }
 
     /// Puts queued jobs into empty slots.
-    fn fill(&self, search: &mut Search) {
+    fn fill(&self, search: &mut Search) -> Result<(), EngineError> {
         let Search { task, stages, floors, rankings, nearest, .. } = search;
         let beaten =
             |image: &usize| nearest.get(image).map_or(f64::INFINITY, |best| best.finding.size.in_norm(task.norm));
@@ -334,8 +340,94 @@ impl<'a, 'r> Driver<'a, 'r> {
             },
         };
         for floor in floors {
-            floor.fill(entry, |jobs| self.clean(&jobs.iter().map(|job| job.image).collect::<Vec<_>>()));
+            let clean = |jobs: &[Job]| self.clean(&jobs.iter().map(|job| job.image).collect::<Vec<_>>());
+            if !floor.fill(entry, clean) {
+                return Err(EngineError::Checkpoint);
+            }
         }
+        Ok(())
+    }
+
+    /// Queues a run and notes what had been spent before it.
+    fn enqueue(&mut self, search: &mut Search, job: Job) {
+        self.begun[job.image] = Some((job, self.accounts[job.image][job.rung].clone()));
+        search.enqueue(job);
+    }
+
+    /// Hands out a checkpoint if one is due. Candidates are examined first, so that none of their runs is lost.
+    fn keep(&mut self, search: &mut Search) -> Result<(), EngineError> {
+        let due = self.watch.keep.as_mut().is_some_and(|(due, _)| due()) && can_resume(self.run);
+        if !due {
+            return Ok(());
+        }
+        while !search.waiting.is_empty() {
+            self.judge(search)?;
+        }
+        let checkpoint = self.checkpoint(search);
+        if let Some((_, keep)) = &mut self.watch.keep {
+            keep(checkpoint);
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&self, search: &mut Search) -> Checkpoint {
+        let mut room = MOST_FROZEN;
+        let running = search.floors.iter_mut().flat_map(|floor| floor.freeze(&mut room));
+        let running =
+            running.filter_map(|(job, trajectory)| Some((job.image, Place { job, trajectory: Some(trajectory?) })));
+        let mut running: HashMap<usize, Place> = running.collect();
+        // A trajectory that has not come to a slot yet is still what it was.
+        for floor in &search.floors {
+            for job in &floor.queue {
+                let trajectory = floor.frozen.get(&job.image).cloned();
+                running.extend(
+                    trajectory.map(|trajectory| (job.image, Place { job: *job, trajectory: Some(trajectory) })),
+                );
+            }
+        }
+        let standing = |(image, accounts): (usize, &Vec<Account>)| {
+            let mut accounts = accounts.clone();
+            let open = accounts.iter().any(|account| account.settled.is_none());
+            let place = running.remove(&image).or_else(|| {
+                let (job, account) = self.begun[image].clone().filter(|_| open)?;
+                accounts[job.rung] = account;
+                Some(Place { job, trajectory: None })
+            });
+            Standing { accounts, place }
+        };
+        Checkpoint { images: self.accounts.iter().enumerate().map(standing).collect() }
+    }
+
+    /// Takes the books of a checkpoint over; returns where the images go on, those in the middle of a run first.
+    fn take_up(&mut self, checkpoint: Checkpoint, stages: &[&Attack]) -> Result<Vec<Place>, EngineError> {
+        if checkpoint.images.len() != self.accounts.len() {
+            return Err(EngineError::Checkpoint);
+        }
+        let mut places = Vec::new();
+        for (image, standing) in checkpoint.images.into_iter().enumerate() {
+            let Standing { accounts, place } = standing;
+            let index = self.run.images.indices[image];
+            let named = |account: &Account| account.settled.as_ref().is_none_or(|(verdict, _)| verdict.image == index);
+            // Settled from the first rung on, up to where the image is now.
+            let settled = accounts.iter().take_while(|account| account.settled.is_some()).count();
+            let fits = accounts.len() == self.group.len()
+                && accounts.iter().all(named)
+                && accounts[settled..].iter().all(|account| account.settled.is_none())
+                && match &place {
+                    Some(Place { job, .. }) => {
+                        job.rung == settled && settled < accounts.len() && job.stage < stages.len()
+                    }
+                    None => settled == accounts.len(),
+                };
+            if !fits {
+                return Err(EngineError::Checkpoint);
+            }
+            self.progress.done += settled;
+            self.accounts[image] = accounts;
+            places.extend(place.map(|place| Place { job: Job { image, ..place.job }, ..place }));
+        }
+        places.sort_by_key(|place| place.trajectory.is_none());
+        Ok(places)
     }
 
     /// One pass over all slots of a floor, and what follows from it.
@@ -362,7 +454,7 @@ impl<'a, 'r> Driver<'a, 'r> {
             done.push(passed.slot);
             match search.after(job, next_run) {
                 // Seen standing, and not at its end: nothing to examine.
-                Some(next) if seen == Seen::Failure && !self.stochastic() => search.enqueue(next),
+                Some(next) if seen == Seen::Failure && !self.stochastic() => self.enqueue(search, next),
                 next => finished.push((passed.slot, job, seen == Seen::Success, next)),
             }
         }
@@ -416,7 +508,7 @@ impl<'a, 'r> Driver<'a, 'r> {
                 search.held.insert(image, (margin, rival));
             }
             match next {
-                Some(next) => search.enqueue(next),
+                Some(next) => self.enqueue(search, next),
                 None => {
                     search.waiting.extend(search.held.remove(&image).map(|(_, best)| Candidate { next: None, ..best }))
                 }
@@ -447,7 +539,7 @@ impl<'a, 'r> Driver<'a, 'r> {
             match next {
                 Some(next) if search.task.nearest => {
                     search.compare(job, finding, pixels);
-                    search.enqueue(next);
+                    self.enqueue(search, next);
                 }
                 None if search.task.nearest => {
                     search.compare(job, finding, pixels.shallow_clone());
@@ -458,11 +550,11 @@ impl<'a, 'r> Driver<'a, 'r> {
                         search.nearest.remove(&job.image);
                     }
                 }
-                Some(next) if !finding.broken => search.enqueue(next),
+                Some(next) if !finding.broken => self.enqueue(search, next),
                 _ => {
                     self.settle(job, Some(&search.names[job.stage]), &finding, &pixels);
                     if !finding.broken && job.rung + 1 < self.group.len() {
-                        search.enqueue(Job { rung: job.rung + 1, stage: 0, run: 0, ..job });
+                        self.enqueue(search, Job { rung: job.rung + 1, stage: 0, run: 0, ..job });
                     }
                 }
             }

@@ -1,18 +1,21 @@
 //! Where trajectories run: the slots of one batch, and the queue of images that wait for them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tch::Tensor;
 
+use super::checkpoint::Trajectory;
 use super::curve::Curve;
 use super::kernel::Kernel;
 use super::objective::Objective;
 use crate::protocol::Attack;
+use crate::robustness::attack::rows::{images, slots};
 use crate::robustness::attack::{Demand, Entry, Goal, Search, Setting, Status, search};
 use crate::robustness::model::ModelError;
+use crate::robustness::threat::to_eight_bits;
 
 /// One run of one stage on an image on its way up a ladder: what a slot works on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Job {
     /// Position in [`super::Images`].
     pub image: usize,
@@ -50,15 +53,21 @@ pub struct Floor<'a> {
     passes: Vec<u32>,
     /// The loss of each slot's ascent.
     curves: Vec<Curve>,
+    /// Slots whose trajectory was there at the last checkpoint too.
+    aged: Vec<bool>,
     pub queue: VecDeque<Job>,
+    /// Where queued images go on instead of beginning their run.
+    pub frozen: HashMap<usize, Trajectory>,
+    /// The clean images in the slots, where only 8-bit images count.
+    grid: Option<Tensor>,
     /// Goals, labels and the objective made of them, until a slot's changes.
     aim: Option<(Vec<Option<Goal>>, Vec<u32>, Objective)>,
 }
 
 impl<'a> Floor<'a> {
     /// `stages` are the whole cascade, of which the queue brings those that run here. Every point is evaluated `draws`
-    /// times.
-    pub fn new(stages: Vec<&'a Attack>, setting: Setting, draws: u32) -> Self {
+    /// times; as the 8-bit image next to it, if only such count.
+    pub fn new(stages: Vec<&'a Attack>, setting: Setting, draws: u32, eight_bit: bool) -> Self {
         Self {
             stages,
             setting,
@@ -68,7 +77,10 @@ impl<'a> Floor<'a> {
             labels: vec![0; setting.slots],
             passes: vec![0; setting.slots],
             curves: vec![Curve::default(); setting.slots],
+            aged: vec![false; setting.slots],
             queue: VecDeque::new(),
+            frozen: HashMap::new(),
+            grid: eight_bit.then(|| images(&setting)),
             aim: None,
         }
     }
@@ -81,8 +93,12 @@ impl<'a> Floor<'a> {
         self.slots.iter().filter(|slot| slot.is_none()).count()
     }
 
-    /// Puts queued jobs into empty slots. `entry` makes a trajectory for a job, `clean` the clean images of jobs.
-    pub fn fill(&mut self, entry: impl Fn(&Job, usize) -> Entry, clean: impl Fn(&[Job]) -> Tensor) {
+    /// Puts queued jobs into empty slots. `entry` makes a trajectory for a job, `clean` the clean images of jobs. `false` if a
+    /// frozen trajectory is not one of its attack.
+    #[must_use]
+    pub fn fill(&mut self, entry: impl Fn(&Job, usize) -> Entry, clean: impl Fn(&[Job]) -> Tensor) -> bool {
+        let setting = self.setting;
+        let mut thawed = true;
         let mut arrivals: BTreeMap<usize, Vec<(Entry, Job)>> = BTreeMap::new();
         for slot in (0..self.slots.len()).filter(|slot| self.slots[*slot].is_none()) {
             let Some(job) = self.queue.pop_front() else { break };
@@ -91,16 +107,47 @@ impl<'a> Floor<'a> {
         for (stage, arrivals) in arrivals {
             let (entries, jobs): (Vec<Entry>, Vec<Job>) = arrivals.into_iter().unzip();
             let search = self.searches.entry(stage).or_insert_with(|| search(self.stages[stage], &self.setting));
-            search.load(&entries, &clean(&jobs));
+            let clean = clean(&jobs);
+            search.load(&entries, &clean);
+            if let Some(grid) = &mut self.grid {
+                let _ = grid.index_copy_(0, &slots(&entries, &setting), &clean);
+            }
             for (entry, job) in entries.iter().zip(jobs) {
                 self.slots[entry.slot] = Some(job);
                 self.labels[entry.slot] = entry.label;
                 self.passes[entry.slot] = 0;
                 self.curves[entry.slot].clear();
+                self.aged[entry.slot] = false;
+                if let Some(trajectory) = self.frozen.remove(&job.image) {
+                    thawed &= search.thaw(entry.slot, &trajectory.frozen);
+                    self.curves[entry.slot] = Curve::resumed(trajectory.curve);
+                    self.aged[entry.slot] = true;
+                }
             }
         }
         let slots = &self.slots;
         self.searches.retain(|stage, _| slots.iter().flatten().any(|job| job.stage == *stage));
+        thawed
+    }
+
+    /// For a checkpoint: the jobs in slots, with the trajectories of those that were there at the last one too, as far as
+    /// they fit into `room` bytes.
+    pub fn freeze(&mut self, room: &mut usize) -> Vec<(Job, Option<Trajectory>)> {
+        let mut found = Vec::new();
+        for slot in 0..self.slots.len() {
+            let Some(job) = self.slots[slot] else { continue };
+            let trajectory = if std::mem::replace(&mut self.aged[slot], true) {
+                let frozen = self.searches[&job.stage].freeze(slot).filter(|frozen| frozen.rows.len() <= *room);
+                frozen.map(|frozen| {
+                    *room -= frozen.rows.len();
+                    Trajectory { frozen, curve: self.curves[slot].losses().to_vec() }
+                })
+            } else {
+                None
+            };
+            found.push((job, trajectory));
+        }
+        found
     }
 
     /// One model pass over all slots; every trajectory moves a step.
@@ -134,9 +181,13 @@ impl<'a> Floor<'a> {
             }
         }
         self.passes.iter_mut().for_each(|passes| *passes += 1);
+        let mut restarted = Vec::new();
         let passed = |(slot, job): (usize, &Option<Job>)| {
             let job = (*job)?;
             let status = status[&job.stage][slot];
+            if status == Status::Restarted {
+                restarted.push(slot);
+            }
             let ended = self.stages[job.stage].ascends() && matches!(status, Status::Finished { .. });
             let gradient = with_gradient(&demands[slot]);
             Some(Passed {
@@ -150,18 +201,25 @@ impl<'a> Floor<'a> {
                 status,
             })
         };
-        Ok(self.slots.iter().enumerate().filter_map(passed).collect())
+        let passed = self.slots.iter().enumerate().filter_map(passed).collect();
+        // An ascent is told from its own start on.
+        restarted.into_iter().for_each(|slot| self.curves[slot].clear());
+        Ok(passed)
     }
 
     /// The point of each slot, from the search that it belongs to.
     fn points(&self) -> Tensor {
         let mut searches = self.searches.iter();
         let (_, first) = searches.next().expect("a pass has work");
-        searches.fold(first.points().shallow_clone(), |points, (stage, search)| {
+        let points = searches.fold(first.points().shallow_clone(), |points, (stage, search)| {
             let mine: Vec<bool> = self.slots.iter().map(|job| job.is_some_and(|job| job.stage == *stage)).collect();
             let mine = Tensor::from_slice(&mine).to_device(points.device()).view([-1, 1, 1, 1]);
             search.points().where_self(&mine, &points)
-        })
+        });
+        match &self.grid {
+            Some(clean) => to_eight_bits(&points, clean),
+            None => points,
+        }
     }
 
     /// The slot's trajectory goes on for the next rung.
@@ -192,6 +250,13 @@ impl<'a> Floor<'a> {
             }
         }
         found.sort_by_key(|(row, _)| *row);
-        found.into_iter().map(|(_, candidate)| candidate).collect()
+        let candidates = found.into_iter().map(|(_, candidate)| candidate);
+        match &self.grid {
+            Some(clean) => {
+                let snapped = |(candidate, slot): (Tensor, &usize)| to_eight_bits(&candidate, &clean.get(*slot as i64));
+                candidates.zip(slots).map(snapped).collect()
+            }
+            None => candidates.collect(),
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! different steps, restarts and budgets share every pass. A candidate that the search hands over is examined by a
 //! separate, fresh forward pass, and nothing but that examination can write "not robust".
 
+mod checkpoint;
 mod corrupted;
 mod curve;
 mod driver;
@@ -12,6 +13,7 @@ mod judge;
 mod kernel;
 mod objective;
 
+pub use checkpoint::Checkpoint;
 pub use corrupted::{Corrupter, evaluate_corrupted};
 pub(crate) use kernel::pull_back;
 pub use kernel::{Evaluation, Kernel};
@@ -25,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::model::{Classifier, ModelError, is_out_of_memory};
-use crate::protocol::{Condition, Verdict, VerdictRule};
+use crate::protocol::{Condition, ConditionKind, Verdict, VerdictRule};
 use driver::Driver;
 
 /// Images as a dataset stores them.
@@ -102,6 +104,9 @@ pub enum EngineError {
     Stopped,
     #[error("{0}")]
     Input(String),
+    /// It is of another run.
+    #[error("the checkpoint does not fit the run")]
+    Checkpoint,
     #[error("out of memory; a smaller batch needs less: {0}")]
     OutOfMemory(String),
     #[error("libtorch: {0}")]
@@ -114,13 +119,44 @@ pub enum EngineError {
 /// on the other images, their order, or how conditions are grouped into runs (but a ladder's rung may be won at a
 /// smaller ε of the same run). `observer` is called after every pass.
 pub fn evaluate(run: &Run, observer: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<Vec<Outcome>, EngineError> {
+    evaluate_from(run, None, &mut Watch { observer, keep: None })
+}
+
+/// Who looks on while an evaluation runs; the clock is theirs.
+pub struct Watch<'a> {
+    /// Called after every pass.
+    pub observer: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
+    /// Whether a checkpoint is due, and where it goes; see [`can_resume`].
+    pub keep: Option<(&'a mut dyn FnMut() -> bool, &'a mut dyn FnMut(Checkpoint))>,
+}
+
+/// Whether checkpoints are taken of a run: of one ladder, or one condition, on a deterministic model. What a stochastic model draws
+/// depends on the passes before, so that it can only start over.
+pub fn can_resume(run: &Run) -> bool {
+    !run.model.spec().stochastic
+        && ladders(run).len() == 1
+        && matches!(run.conditions[0].kind, ConditionKind::Attack(_))
+}
+
+/// [`evaluate`], from a checkpoint of the same run on: with the outcomes that the run would have had undisturbed.
+/// [`Progress`] counts the verdicts of both parts and the passes of this one.
+pub fn evaluate_from(
+    run: &Run,
+    checkpoint: Option<Checkpoint>,
+    watch: &mut Watch,
+) -> Result<Vec<Outcome>, EngineError> {
     check(run)?;
+    if checkpoint.is_some() && !can_resume(run) {
+        return Err(EngineError::Checkpoint);
+    }
     let mut progress =
         Progress { done: 0, total: run.conditions.len() * run.images.indices.len(), forwards: 0, backwards: 0 };
     let mut outcomes = Vec::with_capacity(progress.total);
+    let mut checkpoint = checkpoint;
     for group in ladders(run) {
         let first = outcomes.len();
-        let found = guarded(|| Driver::new(run, group.clone(), &mut progress, observer)?.drive())?;
+        let from = checkpoint.take();
+        let found = guarded(|| Driver::new(run, group.clone(), &mut progress, watch).drive(from))?;
         outcomes.extend(found);
         debug_assert_eq!(outcomes.len() - first, group.len() * run.images.indices.len());
     }

@@ -25,6 +25,17 @@ impl MemoryFormat {
         }
     }
 
+    /// The same for a convolution's weights. Of a single channel the strides do not show which format is meant, unless they say
+    /// so; kernels go by the weights' then.
+    fn lay_out_weights(self, weights: &Tensor) -> Tensor {
+        match (self, &weights.size()[..]) {
+            (MemoryFormat::ChannelsLast, &[out, 1, height, width]) => {
+                weights.contiguous().as_strided([out, 1, height, width], [height * width, 1, width, 1], None)
+            }
+            _ => self.lay_out(weights),
+        }
+    }
+
     /// `tensor` [a, b, c, d] with the same values, laid out in this format.
     fn lay_out(self, tensor: &Tensor) -> Tensor {
         match self {
@@ -69,18 +80,33 @@ impl TorchScript {
         device: Device,
         format: MemoryFormat,
     ) -> Result<Self, ModelError> {
-        let does_not_load = |error| ModelError::sort(&error, ModelError::DoesNotLoad);
         let mut module = loaded.map_err(does_not_load)?;
         module.f_set_eval().map_err(does_not_load)?;
-        for (_, mut parameter) in module.named_parameters().map_err(does_not_load)? {
+        for (_, parameter) in module.named_parameters().map_err(does_not_load)? {
             let _ = parameter.set_requires_grad(false);
-            if parameter.dim() == 4 && format == MemoryFormat::ChannelsLast {
-                parameter.set_data(&format.lay_out(&parameter));
-            }
         }
         let normaliser = Normaliser::new(spec.preprocessing.as_ref(), device);
-        Ok(Self { module, spec, device, normaliser, format })
+        let mut model = Self { module, spec, device, normaliser, format: MemoryFormat::ChannelsFirst };
+        if format != MemoryFormat::ChannelsFirst {
+            model.lay_out(format)?;
+        }
+        Ok(model)
     }
+
+    /// Lays weights out, and inputs from now on.
+    pub fn lay_out(&mut self, format: MemoryFormat) -> Result<(), ModelError> {
+        for (_, mut parameter) in self.module.named_parameters().map_err(does_not_load)? {
+            if parameter.dim() == 4 {
+                parameter.set_data(&format.lay_out_weights(&parameter));
+            }
+        }
+        self.format = format;
+        Ok(())
+    }
+}
+
+fn does_not_load(error: TchError) -> ModelError {
+    ModelError::sort(&error, ModelError::DoesNotLoad)
 }
 
 impl Classifier for TorchScript {

@@ -77,6 +77,18 @@ pub(crate) fn toward_clean(clean: &Tensor, delta: &Tensor) -> Tensor {
     nearest.nextafter(clean).where_self(&overshoots, &nearest)
 }
 
+/// The 8-bit image, every pixel a multiple of 1/255, next to `image` on the way to `clean`, which is one: no pixel is farther
+/// from it than before, but for float32's own rounding. Both float32 [n, …].
+pub(crate) fn to_eight_bits(image: &Tensor, clean: &Tensor) -> Tensor {
+    /// Of 1/255: a pixel that rounding put this little beside a multiple is meant to be that multiple.
+    const ROUNDING: f64 = 2e-5;
+    let level = image.to_kind(Kind::Double) * 255.0;
+    let below = (&level + ROUNDING).floor();
+    let above = (&level - ROUNDING).ceil();
+    let level = below.where_self(&image.gt_tensor(clean), &above);
+    level.to_kind(Kind::Float) / 255.0
+}
+
 /// `delta` cut so that `clean + delta` stays in [0,1].
 pub(crate) fn clip(clean: &Tensor, delta: &Tensor) -> Tensor {
     let wide = clean.to_kind(Kind::Double);

@@ -1,0 +1,194 @@
+//! The engine's side: evaluations in this process, with the bare passes of the model timed between their steps.
+
+use std::cell::Cell as Shared;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context;
+use tch::{Kind, Tensor};
+
+use super::super::Cell;
+use super::canonical;
+use crate::dataset::Batch;
+use crate::evaluator::{calibrate, clock, new_profile, platform};
+use crate::protocol::{Condition, Device, Format, ModelSpec, NumericProfile, Protocol, VerdictRule};
+use crate::robustness::engine::{Images, Run, evaluate, pull_back};
+use crate::robustness::model::{self, Classifier, TorchScript};
+use crate::robustness::runtime::Runtime;
+use crate::wire::BatchWish;
+
+/// Steps of the engine between two bare passes.
+const EVERY: u32 = 8;
+
+/// A model under its calibrated profile, and images for it.
+pub struct Subject {
+    pub file: PathBuf,
+    model: TorchScript,
+    pub profile: NumericProfile,
+    images: Images,
+}
+
+/// What an evaluation took, without the pauses in which bare passes were timed.
+#[derive(Debug, Clone, Default)]
+pub struct Timed {
+    pub seconds: f64,
+    pub cpu_seconds: f64,
+    /// Images that every condition left standing.
+    pub standing: Vec<usize>,
+    /// Processor seconds that the same passes take by themselves.
+    pub needed: f64,
+}
+
+impl Timed {
+    pub fn add(&mut self, other: &Self) {
+        self.seconds += other.seconds;
+        self.cpu_seconds += other.cpu_seconds;
+        self.needed += other.needed;
+    }
+
+    /// Share of the time that the passes of the model itself take.
+    pub fn efficiency(&self, id: &str) -> Cell {
+        Cell::new(format!("efficiency/{id}"), self.needed, "s", self.seconds)
+    }
+}
+
+impl Subject {
+    pub fn lenet(file: &Path, batch: &Batch, runtime: &'static Runtime) -> anyhow::Result<Self> {
+        let shape = [batch.shape.channels, batch.shape.height, batch.shape.width];
+        let images = Images {
+            indices: (0..batch.labels.len() as u32).collect(),
+            pixels: batch.pixels.clone(),
+            labels: batch.labels.clone(),
+        };
+        Self::open(file, shape, images, runtime)
+    }
+
+    /// Images without structure, labelled as the model sees them, so that an attack has to work for its success.
+    pub fn untrained(file: &Path, runtime: &'static Runtime) -> anyhow::Result<Self> {
+        let (shape, count) = ([3, 32, 32], 64u32);
+        let bytes = count * shape.iter().product::<u32>();
+        let pixels: Vec<u8> = (0..bytes).map(|at| (at.wrapping_mul(2_654_435_769) >> 24) as u8).collect();
+        let images = Images { indices: (0..count).collect(), pixels, labels: vec![0; count as usize] };
+        let mut subject = Self::open(file, shape, images, runtime)?;
+        let [c, h, w] = shape.map(i64::from);
+        let pixels = Tensor::from_slice(&subject.images.pixels).view([i64::from(count), c, h, w]);
+        let seen = subject.model.logits(&model::to_unit(&pixels, subject.model.device()))?.argmax(1, false);
+        subject.images.labels = Vec::<i64>::try_from(seen)?.into_iter().map(|class| class as u32).collect();
+        Ok(subject)
+    }
+
+    fn open(file: &Path, input: [u32; 3], images: Images, runtime: &'static Runtime) -> anyhow::Result<Self> {
+        let file = canonical(file)?;
+        let spec =
+            ModelSpec { format: Format::Torchscript, input, classes: 10, preprocessing: None, stochastic: false };
+        let (platform, device) = platform(runtime, Device::Cpu).map_err(anyhow::Error::msg)?;
+        let mut model = TorchScript::load(&file, spec.clone(), device, model::MemoryFormat::ChannelsFirst)?;
+        let first = new_profile(&platform, &spec, runtime.threads, BatchWish::Free);
+        let (profile, _) =
+            calibrate(&mut model, &first, BatchWish::Free, false)?.context("the model cannot be timed")?;
+        Ok(Self { file, model, profile, images })
+    }
+
+    /// Evaluates all images under `conditions`.
+    pub fn time(&self, conditions: &[Condition]) -> anyhow::Result<Timed> {
+        let named: Vec<&Condition> = conditions.iter().collect();
+        let run = Run {
+            model: &self.model,
+            images: &self.images,
+            conditions: &named,
+            seed: 0,
+            rule: VerdictRule::OneForward,
+            batch: self.profile.batch,
+            wants_witness: &|_| false,
+        };
+        let passes = Passes::new(&self.model, self.profile.batch);
+        let (mut step, paused) = (0, Shared::new([0.0; 2]));
+        let (start, processor) = (Instant::now(), clock::process());
+        let outcomes = evaluate(&run, &mut |_| {
+            step += 1;
+            if step % EVERY == 0 {
+                let (pause, processor) = (Instant::now(), clock::process());
+                passes.one(step / EVERY);
+                let [wall, cpu] = paused.get();
+                paused.set([wall + pause.elapsed().as_secs_f64(), cpu + clock::process() - processor]);
+            }
+            ControlFlow::Continue(())
+        })?;
+        let [wall, cpu] = paused.get();
+        let (seconds, cpu_seconds) = (start.elapsed().as_secs_f64() - wall, clock::process() - processor - cpu);
+        let sum = |of: fn(&crate::protocol::Verdict) -> u32| {
+            outcomes.iter().map(|outcome| u64::from(of(&outcome.verdict))).sum::<u64>()
+        };
+        let (forwards, backwards) = (sum(|verdict| verdict.forwards), sum(|verdict| verdict.backwards));
+        let standing = (0..conditions.len())
+            .map(|condition| outcomes.iter().filter(|o| o.condition == condition && o.verdict.robust).count())
+            .collect();
+        Ok(Timed { seconds, cpu_seconds, standing, needed: passes.needed(forwards, backwards) })
+    }
+}
+
+/// Bare passes of the model, timed between the engine's own, so that what else runs on the machine slows both alike.
+struct Passes<'a> {
+    model: &'a TorchScript,
+    images: Tensor,
+    /// Seconds and launches: forward passes, then forward and backward ones.
+    spent: [Shared<(f64, u32)>; 2],
+}
+
+impl<'a> Passes<'a> {
+    fn new(model: &'a TorchScript, batch: u32) -> Self {
+        let [c, h, w] = model.spec().input.map(i64::from);
+        let images = Tensor::rand([i64::from(batch), c, h, w], (Kind::Float, model.device()));
+        let passes = Self { model, images, spent: Default::default() };
+        (0..4).for_each(|turn| passes.one(turn));
+        passes.spent.iter().for_each(|spent| spent.set((0.0, 0)));
+        (0..2).for_each(|turn| passes.one(turn));
+        passes
+    }
+
+    /// A forward pass alone and one with its backward pass, by turns.
+    fn one(&self, turn: u32) {
+        let kind = turn as usize % 2;
+        let start = Instant::now();
+        if kind == 0 {
+            let _guard = tch::no_grad_guard();
+            std::hint::black_box(self.model.logits(&self.images).ok());
+        } else {
+            let images = self.images.detach().set_requires_grad(true);
+            let logits = self.model.logits(&images).ok();
+            std::hint::black_box(logits.and_then(|logits| pull_back(&logits, &logits.ones_like(), &images).ok()));
+        }
+        let (seconds, launches) = self.spent[kind].get();
+        self.spent[kind].set((seconds + start.elapsed().as_secs_f64(), launches + 1));
+    }
+
+    /// Seconds that this many forwards, of which some came with a backward, take by themselves.
+    fn needed(&self, forwards: u64, backwards: u64) -> f64 {
+        let batch = self.images.size()[0] as f64;
+        let [forward, gradient] = [0, 1].map(|kind: usize| {
+            let (seconds, launches) = self.spent[kind].get();
+            seconds / f64::from(launches) / batch
+        });
+        forward * (forwards - backwards) as f64 + gradient * backwards as f64
+    }
+}
+
+/// Gradient steps and random search at a budget so small that every image stands to the end.
+pub fn mixture() -> anyhow::Result<Vec<Condition>> {
+    let protocol = Protocol::from_toml(
+        r#"
+            name = "mixture"
+            version = 1
+            aggregate = "none"
+            [[attack]]
+            label = "mixture"
+            norm = "linf"
+            epsilon = [0.000001]
+            cascade = [{ attack = "apgd-ce", steps = 8 }, { attack = "square", queries = 16 }]
+            independent = true
+        "#,
+        &[],
+    )?;
+    Ok(protocol.conditions(Some("cifar10"))?)
+}
