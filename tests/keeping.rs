@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use common::bench::{import, platform};
+use common::bench::{capabilities, import, platform};
 use common::postgres::fresh_database;
 use common::world::{World, digits_spec, repository};
 use gauntlet::dataset::Catalogue;
@@ -133,7 +133,7 @@ async fn a_database_of_every_version_comes_forward_with_what_is_in_it() {
         assert_eq!(webhooks::list(&pool, None).await.unwrap().len(), usize::from(version >= 9));
         assert_eq!(retention::list(&pool).await.unwrap().len(), usize::from(version >= 10));
         // And work goes on where it stood.
-        let (platform, capabilities) = (platform(), common::bench::capabilities());
+        let (platform, capabilities) = (platform(), capabilities());
         let claimant =
             Claimant { worker: Uuid::new_v4(), platform: &platform, capabilities: &capabilities, prefers: None };
         let claimed = queue::claim(&pool, &claimant, common::bench::LEASE).await.unwrap().unwrap();
