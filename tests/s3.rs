@@ -79,7 +79,7 @@ fn noise(length: usize) -> Vec<u8> {
     (0..length).map(|_| next()).collect()
 }
 
-fn stream(bytes: &[u8]) -> impl futures::Stream<Item = Result<bytes::Bytes, std::io::Error>> + Unpin {
+fn stream(bytes: &[u8]) -> impl futures::Stream<Item = Result<bytes::Bytes, ArtifactError>> + Unpin {
     let chunks: Vec<_> = bytes.chunks(300_000).map(|chunk| Ok(bytes::Bytes::copy_from_slice(chunk))).collect();
     futures::stream::iter(chunks)
 }

@@ -22,7 +22,10 @@ pub struct GcArguments {
 /// Removes what has expired and files that no row names; safe beside running servers and workers.
 pub async fn gc(arguments: GcArguments, settings: &Settings) -> anyhow::Result<()> {
     let database = context::database(settings, 2).await?;
-    pool::migrate(&database).await?;
+    ensure!(
+        pool::is_migrated(&database).await.unwrap_or(false),
+        "this database is not of this version, or not Gauntlet's: run `gauntlet migrate` if it is"
+    );
     let artifacts = context::artifacts(settings)?;
     let rules = rules(settings, arguments.dry_run);
     let mut sweep = gc::expire(&database, &artifacts, &rules).await?;

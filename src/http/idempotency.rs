@@ -86,11 +86,27 @@ where
     match claim(&state, caller, key, fingerprint).await {
         Ok(Claimed::Run(ticket)) => {
             let work = work(&ticket);
-            let answered = tokio::spawn(async move { keep(&state, &ticket, work.await).await });
+            let answered = tokio::spawn(async move {
+                let response = tokio::select! {
+                    response = work => response,
+                    () = go_on(&state, &ticket) => unreachable!("it goes on until the work is done"),
+                };
+                keep(&state, &ticket, response).await
+            });
             answered.await.unwrap_or_else(|e| Problem::internal(e).into_response())
         }
         Ok(Claimed::Stored(answer)) => replay(answer),
         Err(problem) => problem.into_response(),
+    }
+}
+
+/// Keeps duplicates waiting while the work lasts, which may be minutes.
+async fn go_on(state: &AppState, ticket: &Ticket) {
+    loop {
+        tokio::time::sleep(idempotency::PRESUMED_DEAD / 3).await;
+        if let Err(error) = idempotency::renew(&state.pool, ticket).await {
+            tracing::warn!(%error, "a request that is being carried out could not be kept from being started over");
+        }
     }
 }
 
@@ -118,10 +134,10 @@ async fn claim(state: &AppState, caller: &Caller, key: &str, fingerprint: &[u8])
     }
 }
 
-/// Stores what another attempt would get as well. Failures of the server and limits of the moment are not kept.
+/// Stores what another attempt would get as well. Failures of the server, limits and conflicts of the moment are not kept.
 async fn keep(state: &AppState, ticket: &Ticket, response: Response) -> Response {
     let status = response.status();
-    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+    if status.is_server_error() || [StatusCode::TOO_MANY_REQUESTS, StatusCode::CONFLICT].contains(&status) {
         if let Err(error) = idempotency::abandon(&state.pool, ticket).await {
             tracing::warn!(%error, "a request was not given back; it can be tried again in a minute");
         }

@@ -180,6 +180,11 @@ async fn join(state: &AppState, caller: &Caller, id: Uuid) -> Result<Uploaded, P
         let detail = format!("{} of {} bytes have arrived: send the rest", upload.received, upload.bytes);
         return Err(Problem::new(Code::UploadIncomplete, detail).at("upload"));
     }
+    let busy = || {
+        let detail = "another upload of yours is being put together: ask again when it is done";
+        Problem::new(Code::RateLimited, detail).retry_after(10)
+    };
+    let _place = state.joins.enter(&caller.owner).ok_or_else(busy)?;
     let file = uploads::join(&state.pool, &state.artifacts, &upload).await?;
     match &upload.sha256 {
         Some(announced) if *announced != file.sha256 => {
@@ -197,6 +202,7 @@ impl From<StoreError> for Problem {
             StoreError::Database(e) => e.into(),
             StoreError::Artifact(e) => e.into(),
             StoreError::Quota(e) => e.into(),
+            e @ StoreError::Strangers => Self::internal(e),
         }
     }
 }

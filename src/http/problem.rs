@@ -207,6 +207,9 @@ impl From<sqlx::Error> for Problem {
             sqlx::Error::Database(e) if matches!(e.code().as_deref(), Some("22021" | "22P05")) => {
                 Self::new(Code::InvalidField, "a text contains the character U+0000")
             }
+            sqlx::Error::Database(e) if e.is_foreign_key_violation() => {
+                Self::new(Code::Unavailable, "something that the request names was deleted just now: ask again")
+            }
             other => Self::internal(other),
         }
     }

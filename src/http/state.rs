@@ -76,6 +76,7 @@ pub struct AppState {
     pub(super) rates: Rates,
     pub(super) streams: Streams,
     pub(super) pieces: Streams,
+    pub(super) joins: Streams,
     /// Ends long polls.
     pub(super) shutdown: CancellationToken,
 }
@@ -91,8 +92,8 @@ impl AppState {
         let watcher = Watcher::new(pool.clone());
         let views = Views::new(pool.clone(), settings.queue_age);
         let rates = Rates::new(settings.rate_per_minute);
-        let (streams, pieces) = (Streams::new(streams::MOST), Streams::new(streams::MOST_PIECES));
+        let [streams, pieces, joins] = [streams::MOST, streams::MOST_PIECES, streams::MOST_JOINS].map(Streams::new);
         let shutdown = CancellationToken::new();
-        Self { pool, artifacts, catalogue, settings, watcher, views, rates, streams, pieces, shutdown }
+        Self { pool, artifacts, catalogue, settings, watcher, views, rates, streams, pieces, joins, shutdown }
     }
 }

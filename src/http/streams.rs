@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 pub const MOST: usize = 100;
 /// Most pieces of uploads that one owner may be sending; each holds some memory.
 pub const MOST_PIECES: usize = 8;
+/// Most uploads of one owner that are being put together; each takes its size on disk once more.
+pub const MOST_JOINS: usize = 1;
 
 #[derive(Clone)]
 pub struct Streams {

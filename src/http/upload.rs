@@ -3,13 +3,14 @@
 use axum::extract::Multipart;
 use axum::extract::multipart::{Field, MultipartError};
 use axum::http::StatusCode;
+use futures::TryStreamExt;
 use uuid::Uuid;
 
 use super::extract::parse_json;
 use super::problem::{Code, Problem};
 use crate::protocol::ModelSpec;
 use crate::store::Artifacts;
-use crate::store::artifacts::Uploaded;
+use crate::store::artifacts::{ArtifactError, Uploaded};
 
 /// Most bytes of the small parts.
 const MAX_PART_BYTES: usize = 64 << 10;
@@ -72,7 +73,8 @@ async fn read_parts(
             "spec" => spec = Some(read_spec(&small(field, "spec").await?)?),
             "name" => name = Some(read_name(small(field, "name").await?)?),
             "file" => {
-                let stored = upload.insert(artifacts.upload(field, limit).await?);
+                let stored = upload
+                    .insert(artifacts.upload(field.map_err(|e| ArtifactError::Upload(e.to_string())), limit).await?);
                 if stored.bytes == 0 {
                     return Err(Problem::field("file", "the file is empty"));
                 }

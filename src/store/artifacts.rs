@@ -164,9 +164,9 @@ impl Artifacts {
 
     /// Writes a stream under a temporary key and hashes it on the way; memory stays at a few parts of 8 MiB.
     /// Nothing is left behind when the stream fails or exceeds `limit` bytes.
-    pub async fn upload<E: std::fmt::Display>(
+    pub async fn upload(
         &self,
-        mut stream: impl Stream<Item = Result<Bytes, E>> + Unpin,
+        mut stream: impl Stream<Item = Result<Bytes, ArtifactError>> + Unpin,
         limit: u64,
     ) -> Result<Uploaded, ArtifactError> {
         let key = Key::from(format!("uploads/{}", Uuid::now_v7()));
@@ -175,7 +175,7 @@ impl Artifacts {
         let outcome = loop {
             match stream.next().await {
                 None => break Ok(()),
-                Some(Err(e)) => break Err(ArtifactError::Upload(e.to_string())),
+                Some(Err(e)) => break Err(e),
                 Some(Ok(chunk)) => {
                     bytes += chunk.len() as u64;
                     if bytes > limit {
@@ -378,6 +378,11 @@ impl Artifacts {
         let key = Key::from(format!("uploads/check-{who}"));
         self.store.put(&key, PutPayload::from_static(b"is there room?")).await?;
         Ok(self.store.delete(&key).await?)
+    }
+
+    /// Whether nothing lies in a folder of the store.
+    pub async fn is_empty(&self, folder: &str) -> Result<bool, ArtifactError> {
+        Ok(self.store.list(Some(&Key::from(folder))).try_next().await?.is_none())
     }
 
     /// Whether the store answers: lists one key.

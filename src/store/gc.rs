@@ -69,7 +69,7 @@ pub async fn expire(pool: &PgPool, artifacts: &Artifacts, rules: &Rules) -> Resu
     logs(pool, artifacts, rules, &mut sweep).await?;
     unused_models(pool, artifacts, rules, &mut sweep).await?;
     for upload in uploads::stale(pool, rules.upload_hours).await? {
-        if rules.dry_run || uploads::delete(pool, artifacts, None, upload.id).await? {
+        if rules.dry_run || uploads::expire(pool, artifacts, upload.id, rules.upload_hours).await? {
             sweep.add("uploads that grew no more", 1, upload.received as u64);
         }
     }
@@ -163,19 +163,28 @@ async fn logs(pool: &PgPool, artifacts: &Artifacts, rules: &Rules, sweep: &mut S
         }
     }
     let old = concat!(
-        "from events v using evaluations e left join retention r on r.owner = e.owner
-         where e.id = v.evaluation_id and v.kind <> 'state' and ",
+        "from events v join evaluations e on e.id = v.evaluation_id left join retention r on r.owner = e.owner
+         where v.kind <> 'state' and ",
         ended_before!("log_days")
     );
     let old = if rules.dry_run {
-        format!("select count(*) {}", old.replacen("events v using", "events v,", 1))
+        format!("select count(*) {old}")
     } else {
-        format!("with gone as (delete {old} returning 1) select count(*) from gone")
+        format!(
+            "with old as (select v.id {old} limit {BATCH}),
+                 gone as (delete from events where id in (select id from old) returning 1) select count(*) from gone"
+        )
     };
-    let count: i64 =
-        sqlx::query_scalar(sqlx::AssertSqlSafe(old)).bind(rules.retention.log_days as i32).fetch_one(pool).await?;
-    sweep.add("events past their time", count as u64, 0);
-    Ok(())
+    loop {
+        let count: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(old.as_str()))
+            .bind(rules.retention.log_days as i32)
+            .fetch_one(pool)
+            .await?;
+        sweep.add("events past their time", count as u64, 0);
+        if rules.dry_run || count < BATCH {
+            return Ok(());
+        }
+    }
 }
 
 async fn unused_models(
@@ -187,7 +196,7 @@ async fn unused_models(
     let found: Vec<(Uuid, i64)> = sqlx::query_as(
         "select m.id, m.bytes from models m left join retention r on r.owner = m.owner
          where m.deleted_at is null and coalesce(r.model_days, $1) > 0
-           and m.created_at < now() - make_interval(days => coalesce(r.model_days, $1))
+           and m.used_at < now() - make_interval(days => coalesce(r.model_days, $1))
            and not exists (select 1 from evaluations e where e.model_id = m.id
                and (e.finished_at is null or e.finished_at > now() - make_interval(days => coalesce(r.model_days, $1))))
          order by m.id",
@@ -233,9 +242,16 @@ async fn rows(pool: &PgPool, rules: &Rules, sweep: &mut Sweep) -> Result<(), Sto
     Ok(())
 }
 
-/// Removes files that no row names and that are older than [`GRACE`]. Lists the whole store but datasets.
+/// Removes files that no row names and that are older than [`GRACE`]. Lists the whole store but datasets. A database that
+/// knows of nothing while the store is full is taken for another installation's: [`StoreError::Strangers`].
 pub async fn orphans(pool: &PgPool, artifacts: &Artifacts, dry_run: bool) -> Result<Sweep, StoreError> {
     let mut sweep = Sweep::default();
+    let known: bool = sqlx::query_scalar("select exists (select 1 from models) or exists (select 1 from evaluations)")
+        .fetch_one(pool)
+        .await?;
+    if !known && !artifacts.is_empty("models").await? {
+        return Err(StoreError::Strangers);
+    }
     for folder in deletion::FOLDERS.into_iter().chain(["parts", "models", "uploads"]) {
         let prefix = object_store::path::Path::from(folder);
         let store = artifacts.store();

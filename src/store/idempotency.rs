@@ -6,9 +6,8 @@ use sqlx::PgPool;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-/// Whoever carries out a request and has not answered after this long is presumed dead. Longer than any request may take
-/// once its body has arrived.
-const PRESUMED_DEAD: Duration = Duration::from_secs(60);
+/// Whoever carries out a request and has not been heard of ([`renew`]) for this long is presumed dead.
+pub const PRESUMED_DEAD: Duration = Duration::from_secs(60);
 
 /// An answer as it was given.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -87,6 +86,19 @@ pub async fn begin(pool: &PgPool, owner: &str, key: &str, fingerprint: &[u8]) ->
     .fetch_optional(pool)
     .await?;
     Ok(stored.map_or(Begin::Busy, Begin::Stored))
+}
+
+/// Shows that the request is still being carried out.
+pub async fn renew(pool: &PgPool, ticket: &Ticket) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update idempotency_keys set claimed_at = now() where owner = $1 and key = $2 and token = $3 and status is null",
+    )
+    .bind(&ticket.owner)
+    .bind(&ticket.key)
+    .bind(ticket.token)
+    .execute(pool)
+    .await
+    .map(drop)
 }
 
 /// Keeps the answer, unless somebody else has taken the request over.

@@ -37,6 +37,10 @@ pub enum StoreError {
     Artifact(#[from] artifacts::ArtifactError),
     #[error(transparent)]
     Quota(#[from] QuotaError),
+    #[error(
+        "the database knows no model and no evaluation, but the artifact store has models: is it this installation's? Nothing was removed"
+    )]
+    Strangers,
 }
 
 /// The owner of what is made without an access key, by the operator.

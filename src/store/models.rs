@@ -159,6 +159,12 @@ async fn insert_row(
         if !artifacts.has_model(&upload.sha256).await? {
             return Ok(None);
         }
+    } else {
+        sqlx::query("update models set used_at = now() where owner = $1 and identity = $2 and deleted_at is null")
+            .bind(new.owner)
+            .bind(new.identity)
+            .execute(&mut *tx)
+            .await?;
     }
     tx.commit().await?;
     uploads::discard(artifacts, &closed.unwrap_or_default()).await;

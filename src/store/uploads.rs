@@ -6,7 +6,7 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::artifacts::{ArtifactError, Uploaded};
-use super::{Artifacts, QuotaError, Quotas, StoreError, quota};
+use super::{Artifacts, QuotaError, Quotas, StoreError, deletion, quota};
 
 /// Most uploads that one owner may have open.
 pub const MOST: i64 = 20;
@@ -117,11 +117,12 @@ pub async fn append(
     let key = format!("parts/{id}-{start:015}-{}", Uuid::new_v4().simple());
     let length = bytes.len() as u64;
     artifacts.put(&key, bytes).await?;
-    let grown = grow(pool, id, start, length, &key).await;
-    if !matches!(grown, Ok(true)) {
+    // After an error a row may well name the piece; if none does, `gauntlet gc` finds it.
+    let grown = grow(pool, id, start, length, &key).await?;
+    if !grown {
         artifacts.delete(&key).await.ok();
     }
-    Ok(grown?)
+    Ok(grown)
 }
 
 /// Joins the pieces of a whole upload, and hashes them on the way. The pieces stay until [`close`].
@@ -171,13 +172,28 @@ pub async fn discard(artifacts: &Artifacts, keys: &[String]) {
     }
 }
 
+/// Closes and discards an upload that has not grown for so many hours; `false` if it has, or is gone.
+pub async fn expire(pool: &PgPool, artifacts: &Artifacts, id: Uuid, hours: u32) -> Result<bool, StoreError> {
+    let mut tx = pool.begin().await?;
+    let still: Option<i32> = sqlx::query_scalar(
+        "select 1 from uploads where id = $1 and grown_at < now() - make_interval(hours => $2) for update",
+    )
+    .bind(id)
+    .bind(hours as i32)
+    .fetch_optional(&mut *tx)
+    .await?;
+    let (Some(_), Some(keys)) = (still, close(&mut tx, id).await?) else { return Ok(false) };
+    tx.commit().await?;
+    discard(artifacts, &keys).await;
+    Ok(true)
+}
+
 /// Closes and discards an upload; `false` if the owner (anybody, if `None`) has none of this id.
 pub async fn delete(pool: &PgPool, artifacts: &Artifacts, owner: Option<&str>, id: Uuid) -> Result<bool, StoreError> {
-    if get(pool, owner, id).await?.is_none() {
-        return Ok(false);
-    }
+    let Some(upload) = get(pool, owner, id).await? else { return Ok(false) };
     let mut tx = pool.begin().await?;
     let Some(keys) = close(&mut tx, id).await? else { return Ok(false) };
+    deletion::forget_answers(&mut tx, &upload.owner, id).await?;
     tx.commit().await?;
     discard(artifacts, &keys).await;
     Ok(true)

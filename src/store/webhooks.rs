@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
+
+use super::{deletion, quota};
 
 /// Most webhooks that one owner may have. They are listed all at once.
 pub const MOST: i64 = 50;
@@ -13,6 +15,8 @@ pub const MOST: i64 = 50;
 pub const KINDS: [&str; 5] = ["state", "progress", "results", "attempt_failed", "restart"];
 /// Deliveries to one webhook that may be under way at once, over all servers.
 const AT_ONCE: i64 = 4;
+/// Deliveries to all webhooks of one owner that may be under way at once, over all servers: slow receivers hold up their own.
+const OWNER_AT_ONCE: i64 = 8;
 /// An attempt that has said nothing for this long has died with its server. Longer than any attempt may take.
 const PRESUMED_DEAD: Duration = Duration::from_secs(120);
 /// Attempts at one delivery: with the pauses between them, about a day.
@@ -52,9 +56,11 @@ pub struct NewWebhook<'a> {
 
 /// Makes a webhook; `None` if the owner has [`MOST`] already.
 pub async fn insert(pool: &PgPool, new: &NewWebhook<'_>) -> Result<Option<Webhook>, sqlx::Error> {
+    let mut tx = pool.begin().await?;
+    quota::lock(&mut tx, new.owner).await?;
     sqlx::query(
         "insert into webhooks (id, owner, url, events, evaluation_id, model_id, secret)
-         select $1, $2, $3, $4, $5, $6, $7 where (select count(*) from webhooks where owner = $2) < $8
+         select $1, $2, $3, $4, $5, $6, $7 where (select count(*) from webhooks where owner = $2 and id <> $1) < $8
          on conflict (id) do update set secret = excluded.secret",
     )
     .bind(new.id)
@@ -65,8 +71,9 @@ pub async fn insert(pool: &PgPool, new: &NewWebhook<'_>) -> Result<Option<Webhoo
     .bind(new.model)
     .bind(new.secret)
     .bind(MOST)
-    .execute(pool)
+    .execute(&mut *tx)
     .await?;
+    tx.commit().await?;
     get(pool, Some(new.owner), new.id).await
 }
 
@@ -86,12 +93,17 @@ pub async fn list(pool: &PgPool, owner: Option<&str>) -> Result<Vec<Webhook>, sq
 
 /// Deletes a webhook with its deliveries; `false` if there is none.
 pub async fn delete(pool: &PgPool, owner: Option<&str>, id: Uuid) -> Result<bool, sqlx::Error> {
-    let deleted = sqlx::query("delete from webhooks where id = $2 and ($1::text is null or owner = $1)")
-        .bind(owner)
-        .bind(id)
-        .execute(pool)
-        .await?;
-    Ok(deleted.rows_affected() == 1)
+    let mut tx = pool.begin().await?;
+    let owner: Option<String> =
+        sqlx::query_scalar("delete from webhooks where id = $2 and ($1::text is null or owner = $1) returning owner")
+            .bind(owner)
+            .bind(id)
+            .fetch_optional(&mut *tx)
+            .await?;
+    let Some(owner) = owner else { return Ok(false) };
+    deletion::forget_answers(&mut tx, &owner, id).await?;
+    tx.commit().await?;
+    Ok(true)
 }
 
 /// Has events delivered (again), from now on; what happened meanwhile is not made up for. `false` if there is none.
@@ -108,8 +120,9 @@ pub async fn enable(pool: &PgPool, owner: Option<&str>, id: Uuid) -> Result<bool
     Ok(done.rows_affected() == 1)
 }
 
-/// Stops deliveries to a webhook; what waits stays waiting. `false` if there is none.
+/// Stops deliveries to a webhook; what waits is given up. `false` if there is none.
 pub async fn disable(pool: &PgPool, owner: Option<&str>, id: Uuid, reason: &str) -> Result<bool, sqlx::Error> {
+    let mut tx = pool.begin().await?;
     let done = sqlx::query(
         "update webhooks set disabled_at = coalesce(disabled_at, now()), disabled_reason = coalesce(disabled_reason, $3)
          where id = $2 and ($1::text is null or owner = $1)",
@@ -117,9 +130,25 @@ pub async fn disable(pool: &PgPool, owner: Option<&str>, id: Uuid, reason: &str)
     .bind(owner)
     .bind(id)
     .bind(reason)
-    .execute(pool)
+    .execute(&mut *tx)
     .await?;
+    if done.rows_affected() == 1 {
+        give_up_waiting(&mut tx, id).await?;
+    }
+    tx.commit().await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Ends the deliveries of a webhook that is disabled by now.
+async fn give_up_waiting(tx: &mut PgConnection, webhook: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update webhook_deliveries d set state = 'failed', token = null, error = coalesce(d.error, 'the webhook was disabled')
+         from webhooks w where w.id = $1 and w.disabled_at is not null and d.webhook_id = w.id and d.state = 'waiting'",
+    )
+    .bind(webhook)
+    .execute(tx)
+    .await
+    .map(drop)
 }
 
 /// A delivery as the log shows it.
@@ -158,7 +187,7 @@ pub async fn deliveries(
     .await
 }
 
-/// Has a test delivered; its id. Asking again for the same id changes nothing.
+/// Has a test delivered. Asking again for the same id changes nothing.
 pub async fn test(pool: &PgPool, webhook: Uuid, delivery: Uuid) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into webhook_deliveries (id, webhook_id, body)
@@ -198,23 +227,30 @@ pub struct Due {
     pub body: Value,
 }
 
-/// Takes up to `limit` deliveries that are due, a few per webhook. No two servers get the same one.
+/// Takes up to `limit` deliveries that are due, a few per webhook and owner, owners by turns. No two servers get the same one.
 pub async fn claim(pool: &PgPool, limit: i64) -> Result<Vec<Due>, sqlx::Error> {
     sqlx::query_as(
-        "with due as (
-             select d.id from webhooks w
-             cross join lateral (
-                 select count(*) as busy from webhook_deliveries
-                 where webhook_id = w.id and state = 'waiting' and not_before > now() and token is not null
-             ) b
+        "with under_way as (
+             select w.id, w.owner, count(*) as n from webhook_deliveries d join webhooks w on w.id = d.webhook_id
+             where d.state = 'waiting' and d.not_before > now() and d.token is not null group by w.id
+         ), of_owner as (
+             select owner, sum(n) as n from under_way group by owner
+         ), candidate as (
+             select c.id, c.not_before,
+                 coalesce(o.n, 0) + row_number() over (partition by w.owner order by c.not_before) as turn
+             from webhooks w
+             left join under_way u on u.id = w.id
+             left join of_owner o on o.owner = w.owner
              cross join lateral (
                  select id, not_before from webhook_deliveries
                  where webhook_id = w.id and state = 'waiting' and not_before <= now()
-                 order by not_before limit greatest($2 - b.busy, 0)
+                 order by not_before limit greatest($2 - coalesce(u.n, 0), 0)
              ) c
-             join webhook_deliveries d on d.id = c.id and d.state = 'waiting' and d.not_before <= now()
              where w.disabled_at is null
-             order by c.not_before
+         ), due as (
+             select d.id from candidate c
+             join webhook_deliveries d on d.id = c.id and d.state = 'waiting' and d.not_before <= now()
+             where c.turn <= $4 order by c.turn, c.not_before
              for update of d skip locked limit $1
          )
          update webhook_deliveries d set token = gen_random_uuid(), attempts = attempts + 1, attempted_at = now(),
@@ -226,6 +262,7 @@ pub async fn claim(pool: &PgPool, limit: i64) -> Result<Vec<Due>, sqlx::Error> {
     .bind(limit)
     .bind(AT_ONCE)
     .bind(PRESUMED_DEAD.as_secs_f64())
+    .bind(OWNER_AT_ONCE)
     .fetch_all(pool)
     .await
 }
@@ -254,6 +291,11 @@ pub async fn finish(pool: &PgPool, due: &Due, attempt: &Attempt) -> Result<(), s
         "waiting"
     };
     let mut tx = pool.begin().await?;
+    // The webhook first, as everybody who touches both.
+    sqlx::query("select 1 from webhooks where id = $1 for no key update")
+        .bind(due.webhook_id)
+        .execute(&mut *tx)
+        .await?;
     let held = sqlx::query(
         "update webhook_deliveries set state = $3, token = null, response_status = $4, error = $5,
              not_before = now() + make_interval(secs => $6 * (0.8 + 0.4 * random()))
@@ -292,6 +334,7 @@ pub async fn finish(pool: &PgPool, due: &Due, attempt: &Attempt) -> Result<(), s
             .bind(error)
             .execute(&mut *tx)
             .await?;
+            give_up_waiting(&mut tx, due.webhook_id).await?;
         }
     }
     tx.commit().await

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use gauntlet::dataset::{Catalogue, ImportOptions, Source, SourceOptions};
 use gauntlet::protocol::{Format, ModelSpec, Needs, Pictures, Protocol};
+use gauntlet::store::artifacts::ArtifactError;
 use gauntlet::store::evaluations::{self, Evaluation, NewEvaluation, WitnessPolicy};
 use gauntlet::store::evidence::{self, VerdictRow};
 use gauntlet::store::models::{self, Model, NewModel};
@@ -61,7 +62,7 @@ impl World {
     /// Stores a model file as an upload would.
     pub async fn add_model(&self, path: &Path, spec: &ModelSpec) -> Model {
         let bytes = std::fs::read(path).unwrap();
-        let stream = futures::stream::iter([Ok::<_, std::io::Error>(bytes.into())]);
+        let stream = futures::stream::iter([Ok::<_, ArtifactError>(bytes.into())]);
         let upload = self.artifacts.upload(stream, u64::MAX).await.unwrap();
         let new = NewModel {
             owner: LOCAL_OWNER,

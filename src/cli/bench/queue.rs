@@ -22,6 +22,7 @@ use crate::protocol::{
     Capabilities, Device, Format, Labels, ModelSpec, Needs, Pictures, Platform, Sandbox, Signs, builtin,
 };
 use crate::queue::{self, CheckLease, Claimant, Claimed, ShardResult};
+use crate::store::artifacts::ArtifactError;
 use crate::store::evaluations::{self, NewEvaluation, WitnessPolicy};
 use crate::store::models::{self, NewModel, ProbeReport};
 use crate::store::{Artifacts, Quotas, pool};
@@ -141,7 +142,7 @@ async fn dataset(artifacts: &Artifacts) -> anyhow::Result<Manifest> {
 
 /// A model that counts as checked, and as so slow that every shard is as small as can be.
 async fn ready_model(pool: &PgPool, artifacts: &Artifacts, owner: &'static str) -> anyhow::Result<Uuid> {
-    let stream = futures::stream::iter([Ok::<_, std::io::Error>(owner.into())]);
+    let stream = futures::stream::iter([Ok::<_, ArtifactError>(owner.into())]);
     let upload = artifacts.upload(stream, u64::MAX).await?;
     let spec = ModelSpec {
         format: Format::Torchscript,
