@@ -176,8 +176,7 @@ pub async fn run(
     validate::results(&conditions, &batch, &claimed.model.spec, witness_images, &claims)
         .map_err(|problem| garbage(problem, size))?;
     tools.log.say("the verdicts are in, and hold; writing the evidence");
-    let speed = claimed.model.probe.as_ref().map_or(0.0, |probe| probe.seconds_per_forward);
-    metrics::evaluated(evaluated, meter.passes(), speed, time.corruption);
+    metrics::evaluated(evaluated, claimed.model.probe.as_deref(), meter.passes(), time.corruption);
     let sandbox = loaded.child.sandbox.clone();
     *kept = Some(loaded);
     let name = format!("{}/{}-{}", evaluation.id, claimed.lease.shard, claimed.lease.token());
@@ -239,16 +238,7 @@ async fn ready(tools: &Tools<'_>, claimed: &Claimed, kept: Option<Loaded>) -> Re
         loaded.child.kill().await;
     }
     let wish = evaluation.batch_limit.map_or(BatchWish::Free, |limit| BatchWish::AtMost(limit as u32));
-    let calibrated = claimed.model.probe.as_ref().and_then(|probe| probe.0.calibration.as_ref());
-    let mut wanted = match (&evaluation.profile, calibrated) {
-        (Some(fixed), _) => Some(fixed.0.clone()),
-        // Found when the model was checked, so that all its evaluations run alike.
-        (None, Some(found)) if found.profile.platform == *tools.platform => {
-            let limit = evaluation.batch_limit.map_or(u32::MAX, |limit| limit as u32);
-            Some(NumericProfile { batch: found.profile.batch.min(limit), ..found.profile.clone() })
-        }
-        (None, _) => None,
-    };
+    let mut wanted = wanted(tools, claimed);
     let file = tools.artifacts.model_file(&claimed.model.sha256).await?;
     loop {
         let batch = wanted.as_ref().map_or(1, |p| p.batch);
@@ -273,14 +263,29 @@ async fn ready(tools: &Tools<'_>, claimed: &Claimed, kept: Option<Loaded>) -> Re
 /// Whether a child that ran another evaluation of the same model can go on with this one: the numeric profile that it has is this
 /// one's as well, or can become it.
 async fn takes_over(tools: &Tools<'_>, claimed: &Claimed, loaded: &Loaded) -> Result<bool, JobError> {
-    let evaluation = &claimed.evaluation;
-    if loaded.model != claimed.model.id {
+    let limit = claimed.evaluation.batch_limit.map_or(u32::MAX, |limit| limit as u32);
+    let fits = match wanted(tools, claimed) {
+        Some(wanted) => wanted == loaded.profile,
+        None => loaded.profile.batch <= limit,
+    };
+    if loaded.model != claimed.model.id || !fits {
         return Ok(false);
     }
-    match &evaluation.profile {
-        Some(fixed) => Ok(fixed.0 == loaded.profile),
-        None if evaluation.batch_limit.is_some_and(|limit| loaded.profile.batch > limit as u32) => Ok(false),
-        None => Ok(claimed.lease.fix_profile(tools.pool, &loaded.profile).await? == loaded.profile),
+    Ok(claimed.lease.fix_profile(tools.pool, &loaded.profile).await? == loaded.profile)
+}
+
+/// The numeric profile that the evaluation has, or should have; `None` if that is still to be found.
+fn wanted(tools: &Tools<'_>, claimed: &Claimed) -> Option<NumericProfile> {
+    let evaluation = &claimed.evaluation;
+    let calibrated = claimed.model.probe.as_ref().and_then(|probe| probe.0.calibration.as_ref());
+    match (&evaluation.profile, calibrated) {
+        (Some(fixed), _) => Some(fixed.0.clone()),
+        // Found when the model was checked, so that all its evaluations run alike.
+        (None, Some(found)) if found.profile.platform == *tools.platform => {
+            let limit = evaluation.batch_limit.map_or(u32::MAX, |limit| limit as u32);
+            Some(NumericProfile { batch: found.profile.batch.min(limit), ..found.profile.clone() })
+        }
+        (None, _) => None,
     }
 }
 

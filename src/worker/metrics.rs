@@ -9,6 +9,7 @@ use super::ChildError;
 use crate::protocol::Grade;
 use crate::protocol::plan::BACKWARD_FORWARDS;
 use crate::queue::{Committed, Failure, ShardResult};
+use crate::store::models::ProbeReport;
 use crate::telemetry::exposition::{counter, gauge, histogram};
 use crate::telemetry::gpu;
 use crate::wire::Progress;
@@ -68,10 +69,14 @@ fn seconds(name: &str, help: &str) -> Counter {
 }
 
 /// What an evaluator's answer cost: the time it took, the passes it holds (forward, backward), and processor time of corrupting.
-/// `seconds_per_forward` is what the model's check measured.
-pub fn evaluated(seconds: f64, (forwards, backwards): (u64, u64), seconds_per_forward: f64, corruption: f64) {
+/// The floor is what the model's check calibrated, or the speed that it measured.
+pub fn evaluated(seconds: f64, probe: Option<&ProbeReport>, (forwards, backwards): (u64, u64), corruption: f64) {
+    let floor = probe.map_or(0.0, |probe| match &probe.calibration {
+        Some(calibration) => calibration.floor.seconds(forwards, backwards),
+        None => (forwards as f64 + BACKWARD_FORWARDS * backwards as f64) * probe.seconds_per_forward,
+    });
     SECONDS.inc_by(seconds.max(0.0));
-    FLOOR.inc_by((forwards as f64 + BACKWARD_FORWARDS * backwards as f64) * seconds_per_forward.max(0.0));
+    FLOOR.inc_by(floor.max(0.0));
     CORRUPTION.inc_by(corruption.max(0.0));
 }
 
