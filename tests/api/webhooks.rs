@@ -285,3 +285,53 @@ async fn a_delivery_whose_server_died_is_taken_over_and_the_dead_one_changes_not
     let log = webhooks::deliveries(&bench.pool, hook, None, 10).await.unwrap();
     assert_eq!((log[0].state.as_str(), log[0].error.as_deref()), ("delivered", None));
 }
+
+#[tokio::test]
+async fn deleting_a_webhook_holds_up_no_result() {
+    let (bench, receiver) = (bench().await, Receiver::start(&[]).await);
+    let (hook, _) = hook(&bench, &receiver, json!({"events": ["progress", "state", "results"]})).await;
+    let model = bench.ready_model("m").await;
+    let evaluation = bench.evaluation(model, json!({"protocol": "clean", "set": {}, "images": 20})).await;
+    let claimed = bench.claim().await.unwrap();
+    let mut deletion = bench.pool.begin().await.unwrap();
+    sqlx::query("delete from webhooks where id = $1").bind(hook).execute(&mut *deletion).await.unwrap();
+    let committing = {
+        let robust = |_: &str, _: u32| true;
+        let commit = bench.finish(claimed, &robust);
+        let deleting = async {
+            // Once the commit waits for the deletion.
+            let waits = "select count(*) > 0 from pg_stat_activity
+                         where datname = current_database() and wait_event_type = 'Lock'";
+            while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&bench.pool).await.unwrap() {
+                tokio::task::yield_now().await;
+            }
+            deletion.commit().await.unwrap();
+        };
+        tokio::join!(commit, deleting)
+    };
+    assert_eq!(committing, ((), ()));
+    assert_eq!(bench.json(&format!("/v1/evaluations/{evaluation}")).await["state"], "succeeded");
+}
+
+#[tokio::test]
+async fn one_owners_slow_receivers_hold_up_their_own_alone() {
+    let bench = bench().await;
+    let add = async |owner: &str, hooks: i32, age: i32| {
+        let sql = "with h as (insert into webhooks (id, owner, url, events, secret)
+                        select gen_random_uuid(), $1, 'http://127.0.0.1:1/', array['state'], '\\x00' from generate_series(1, $2) returning id)
+                   insert into webhook_deliveries (webhook_id, body, not_before)
+                   select h.id, '{}', now() - make_interval(secs => $3) from h, generate_series(1, 10)";
+        sqlx::query(sql).bind(owner).bind(hooks).bind(age).execute(&bench.pool).await.unwrap();
+    };
+    // The server of this test delivers too; what it has taken does not matter to the shares.
+    bench.shutdown.cancel();
+    add("greedy", 20, 1000).await;
+    add("modest", 1, 1).await;
+    let claimed = webhooks::claim(&bench.pool, 32).await.unwrap();
+    let sql = "select count(*) from webhook_deliveries d join webhooks w on w.id = d.webhook_id where w.owner = $1 and d.token is not null";
+    let mut shares = Vec::new();
+    for owner in ["greedy", "modest"] {
+        shares.push(sqlx::query_scalar::<_, i64>(sql).bind(owner).fetch_one(&bench.pool).await.unwrap());
+    }
+    assert!(shares[0] <= 8 && shares[1] >= 1, "{shares:?} of {}", claimed.len());
+}
