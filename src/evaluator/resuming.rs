@@ -44,7 +44,6 @@ fn attempt(
     // Should nobody listen any more, the next progress frame shows it.
     let mut keep = |found: Checkpoint| drop(line.borrow_mut().say(Reply::Checkpoint, &found.encode()));
     let wanted = !every.is_zero() && engine::can_resume(run);
-    let keep: Option<(&mut dyn FnMut() -> bool, &mut dyn FnMut(Checkpoint))> =
-        if wanted { Some((&mut due, &mut keep)) } else { None };
+    let keep: Option<engine::Keep> = if wanted { Some((&mut due, &mut keep)) } else { None };
     engine::evaluate_from(run, checkpoint, &mut Watch { observer, keep })
 }

@@ -122,12 +122,15 @@ pub fn evaluate(run: &Run, observer: &mut dyn FnMut(Progress) -> ControlFlow<()>
     evaluate_from(run, None, &mut Watch { observer, keep: None })
 }
 
+/// Says whether a checkpoint is due, and takes it.
+pub type Keep<'a> = (&'a mut dyn FnMut() -> bool, &'a mut dyn FnMut(Checkpoint));
+
 /// Who looks on while an evaluation runs; the clock is theirs.
 pub struct Watch<'a> {
     /// Called after every pass.
     pub observer: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
     /// Whether a checkpoint is due, and where it goes; see [`can_resume`].
-    pub keep: Option<(&'a mut dyn FnMut() -> bool, &'a mut dyn FnMut(Checkpoint))>,
+    pub keep: Option<Keep<'a>>,
 }
 
 /// Whether checkpoints are taken of a run: of one ladder, or one condition, on a deterministic model. What a stochastic model draws
