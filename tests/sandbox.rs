@@ -144,7 +144,14 @@ async fn a_model_that_hangs_hoards_or_babbles_is_stopped_and_others_go_on() {
         write_model(path, "for i in range(20000):\n  print(\"a line that says nothing, again and again, at length\")")
     })
     .await;
+    // Somebody else's, on the same worker, in the middle of all this.
     let decent = world.add_model(&repository("models/digits/standard.pt"), &digits_spec()).await;
+    let id = world.submit(decent.id, &gauntlet::protocol::builtin("clean").unwrap(), 0, 32, &[0]).await;
+    for table in ["models", "evaluations"] {
+        let key = if table == "models" { decent.id } else { id };
+        let sql = format!("update {table} set owner = 'neighbour' where id = $1");
+        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(key).execute(&world.pool).await.unwrap();
+    }
     let _worker =
         world.worker_with(&[("GAUNTLET_NO_PROGRESS_SECONDS", "4"), ("GAUNTLET_EVALUATOR_MEMORY_BYTES", "1500000000")]);
     assert_eq!(world.until_checked(decent.id).await.state, "ready");
@@ -154,7 +161,6 @@ async fn a_model_that_hangs_hoards_or_babbles_is_stopped_and_others_go_on() {
         let rejection = model.rejection.unwrap_or_else(|| panic!("the model that {name} is {}", model.state)).0;
         assert!(rejection.code.starts_with(code), "{name}: {rejection:?}");
     }
-    let id = world.submit(decent.id, &gauntlet::protocol::builtin("clean").unwrap(), 0, 32, &[0]).await;
     let evaluation = world.until_ended(id).await;
     assert_eq!(evaluation.state, State::Succeeded, "{:?}", evaluation.outcome);
     let provenance = report::table(&world.pool, &evaluation).await.unwrap().provenance;

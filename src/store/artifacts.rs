@@ -90,6 +90,14 @@ const LARGEST_COPY: u64 = 5 << 30;
 /// Models of a remote store that stay on this machine after use.
 const KEPT_MODELS: usize = 16;
 
+/// Folders of a directory that files are written to, but for datasets, whose imports clean up after themselves.
+const WRITTEN: [&str; 6] = ["models", "parts", "verdicts", "witnesses", "logs", "checkpoints"];
+
+/// Whether the object store gave a file this name while it was being written: its own and `#N`.
+fn is_draft(name: &std::ffi::OsStr) -> bool {
+    name.to_str().and_then(|name| name.rsplit_once('#')).is_some_and(|(_, n)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+}
+
 impl Artifacts {
     /// Opens a directory, or a bucket by URL: `s3://bucket/prefix`, with keys, region and endpoint from the usual `AWS_…`
     /// variables. `cache` is where models of a bucket are kept while they are used. Whether the bucket answers, and to
@@ -197,23 +205,30 @@ impl Artifacts {
         Ok(Uploaded { key, sha256: hex::encode(hasher.finalize()), bytes })
     }
 
-    /// Deletes what is left of uploads (to a directory) or fetches (from a bucket, whose own lifecycle rules end uploads) that
-    /// have not grown for `age`; returns how many files that were. Below the object
-    /// store, because it hides what is half written.
+    /// Deletes what is left of uploads and fetches, and of files that were being written, and that have not grown for `age`;
+    /// returns how many that were. Below the object store, which hides what is half written. (What is half written in a
+    /// bucket, its own lifecycle rules end.)
     pub async fn sweep_uploads(&self, age: Duration) -> Result<usize, ArtifactError> {
-        let folder = self.root.join("uploads");
-        let failed = |e| ArtifactError::Directory(folder.clone(), e);
-        let mut entries = match tokio::fs::read_dir(&folder).await {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
-            Err(e) => return Err(failed(e)),
-        };
-        let mut swept = 0;
-        while let Some(entry) = entries.next_entry().await.map_err(failed)? {
-            // What is gone meanwhile needs no deleting.
-            let Ok(modified) = entry.metadata().await.and_then(|found| found.modified()) else { continue };
-            if modified.elapsed().is_ok_and(|elapsed| elapsed > age) {
-                swept += usize::from(tokio::fs::remove_file(entry.path()).await.is_ok());
+        let (mut swept, mut folders) = (0, vec![(self.root.join("uploads"), false)]);
+        if !self.remote {
+            folders.extend(WRITTEN.map(|folder| (self.root.join(folder), true)));
+        }
+        while let Some((folder, drafts_only)) = folders.pop() {
+            let failed = |e| ArtifactError::Directory(folder.clone(), e);
+            let mut entries = match tokio::fs::read_dir(&folder).await {
+                Ok(entries) => entries,
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                Err(e) => return Err(failed(e)),
+            };
+            while let Some(entry) = entries.next_entry().await.map_err(failed)? {
+                // What is gone meanwhile needs no deleting.
+                let Ok(found) = entry.metadata().await else { continue };
+                let old = found.modified().is_ok_and(|at| at.elapsed().is_ok_and(|elapsed| elapsed > age));
+                if found.is_dir() {
+                    folders.push((entry.path(), drafts_only));
+                } else if old && (!drafts_only || is_draft(&entry.file_name())) {
+                    swept += usize::from(tokio::fs::remove_file(entry.path()).await.is_ok());
+                }
             }
         }
         Ok(swept)

@@ -270,6 +270,9 @@ pub async fn orphans(pool: &PgPool, artifacts: &Artifacts, dry_run: bool) -> Res
             }
         }
     }
+    if !dry_run {
+        sweep.add("files that were never written to their end", artifacts.sweep_uploads(GRACE).await? as u64, 0);
+    }
     Ok(sweep)
 }
 

@@ -6,10 +6,13 @@ mod owners;
 mod stage;
 mod volume;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use common::world::{Verdicts, World};
 use gauntlet::protocol::report::Tally;
@@ -247,11 +250,30 @@ async fn check(stage: &mut Stage, accepted: &[Accepted], calm: &Calm) -> String 
     let (shards, attempts) =
         (count("select count(*) from shards").await, count("select sum(attempts) from shards").await);
     assert_eq!(count("select count(*) from shards where lease_token is not null or state = 'running'").await, 0);
-    let sql = "select key from shards, unnest(array[verdicts_key, witnesses_key]) as key where state = 'done' and key is not null";
-    let named: Vec<String> = sqlx::query_scalar(sql).fetch_all(&world.pool).await.unwrap();
-    assert!(named.iter().all(|key| stage.volume.folder.join(key).is_file()));
     assert_eq!(stage.clear(), Vec::<i32>::new(), "evaluators outlived their workers");
+    let world = &stage.world;
+    // A day later, as far as files are concerned.
+    let (folder, yesterday) = (stage.volume.folder.clone(), SystemTime::now() - Duration::from_secs(2 * 24 * 3600));
+    let evidence = ["verdicts", "witnesses", "logs", "checkpoints", "uploads", "parts"].map(|name| folder.join(name));
+    for file in evidence.iter().flat_map(|folder| files(folder)) {
+        File::options().write(true).open(file).unwrap().set_modified(yesterday).unwrap();
+    }
+    let mut gc = Command::new(env!("CARGO_BIN_EXE_gauntlet"));
+    gc.args(["gc", "--data-dir"]).arg(world.data.path()).env("DATABASE_URL", &world.url).stdout(Stdio::null());
+    assert!(gc.status().unwrap().success());
+    let sql = "select key from shards, unnest(array[verdicts_key, witnesses_key]) as key where key is not null
+               union all select log_key from shard_attempts where log_key is not null";
+    let named: Vec<String> = sqlx::query_scalar(sql).fetch_all(&world.pool).await.unwrap();
+    let named: BTreeSet<PathBuf> = named.iter().map(|key| folder.join(key)).collect();
+    let left: BTreeSet<PathBuf> = evidence.iter().flat_map(|folder| files(folder)).collect();
+    assert_eq!(left, named, "files and the rows that name them");
     format!(
         "{succeeded} succeeded as undisturbed, {cancelled} cancelled, {verdicts} verdicts, {shards} shards in {attempts} attempts"
     )
+}
+
+/// All files below a folder, half written ones too.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.flat_map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { vec![entry.path()] }).collect()
 }
