@@ -534,6 +534,7 @@ async fn a_shard_interrupted_in_the_middle_of_an_attack_goes_on_there() {
     let protocol = Protocol::from_toml(
         r#"
             name = "long"
+            second_opinion = 0
             [[attack]]
             norm = "linf"
             epsilon = [0.1]
