@@ -208,7 +208,7 @@ async fn what_is_past_its_time_goes_by_its_owners_rule_and_verdicts_stay() {
     let (old, recent) = (finished(&bench, model).await, finished(&bench, model).await);
     let fresh = bench.model("fresh").await;
     let later = async |sql: &'static str| sqlx::query(sql).execute(&bench.pool).await.unwrap();
-    sqlx::query("update models set created_at = created_at - interval '30 days' where id = $1")
+    sqlx::query("update models set used_at = used_at - interval '30 days' where id = $1")
         .bind(model)
         .execute(&bench.pool)
         .await
