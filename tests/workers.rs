@@ -129,7 +129,7 @@ async fn distances_and_their_curves_are_the_same_for_any_cut_and_a_local_run_and
         attack = "hop-skip-jump"
         norm = "linf"
         epsilon = "minimal"
-        queries = [30, 120]
+        queries = [30, 400]
     "#;
     let protocol = Protocol::from_toml(text, &[]).unwrap();
     let world = World::new().await;
@@ -153,7 +153,7 @@ async fn distances_and_their_curves_are_the_same_for_any_cut_and_a_local_run_and
     }
     let rows = table["conditions"].as_array().unwrap();
     let ids: Vec<&str> = rows.iter().map(|row| row["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, ["min-norm-l2", "hop-skip-jump-linf-q30", "hop-skip-jump-linf-q120"]);
+    assert_eq!(ids, ["min-norm-l2", "hop-skip-jump-linf-q30", "hop-skip-jump-linf-q400"]);
     let stages: Vec<&str> =
         rows[0]["stages"].as_array().unwrap().iter().map(|s| s["attack"].as_str().unwrap()).collect();
     assert!(stages.ends_with(&["fmn", "fmn-2", "ddn"]), "{stages:?}");
@@ -365,7 +365,9 @@ async fn the_owner_can_read_what_the_model_wrote_and_why_an_attempt_failed() {
     let model = world.add_model(&file, &digits_spec()).await;
     let worker = world.worker();
     world.until_checked(model.id).await;
-    let id = world.submit(model.id, &slow_protocol(), FIRST, 40, &[0]).await;
+    let mut slow = slow_protocol();
+    slow.attack[0].epsilon = serde_json::from_str("[0.001]").unwrap();
+    let id = world.submit(model.id, &slow, FIRST, 40, &[0]).await;
     world.until(id, |e| e.profile.is_some()).await;
     for child in worker.children() {
         kill(Pid::from_raw(child), Signal::SIGKILL).ok();

@@ -207,8 +207,8 @@ const RULES: [Rule; 15] = [
     Rule {
         sign: Sign::NoneFound,
         code: "nothing_found_at_any_distance",
-        sentence: "On some images a search along the gradients for the smallest perturbation found none, however large: it \
-                   fails because of the gradients, and these images count as infinitely far from any other class.",
+        sentence: "On some images a search for the smallest perturbation found none, however large: the gradients lead \
+                   nowhere, or no start was found. These images count as infinitely far from any other class.",
         noted: true,
         suspicious: 0.02,
         unreliable: 0.2,

@@ -50,11 +50,12 @@ pub struct Workload<'a> {
 pub fn groups(conditions: &[Condition], stochastic: bool) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (i, condition) in conditions.iter().enumerate() {
-        let together = |j: usize| match conditions[j].same_ladder(condition) {
-            true => !stochastic,
-            false => same_corruption(&conditions[j], condition),
+        let joins = |group: &[usize]| match conditions[group[0]].same_ladder(condition) {
+            // Two of the same rung, such as blocks with labels of their own, stand apart.
+            true => !stochastic && group.iter().all(|&j| conditions[j].rung() != condition.rung()),
+            false => same_corruption(&conditions[group[0]], condition),
         };
-        match groups.iter_mut().find(|g| together(g[0])) {
+        match groups.iter_mut().find(|group| joins(group)) {
             Some(ladder) => ladder.push(i),
             None => groups.push(vec![i]),
         }
@@ -90,6 +91,15 @@ pub fn forward_equivalents(condition: &Condition, model: &Subject) -> f64 {
     }
 }
 
+/// What a group costs whose conditions, of which `first` is one, cost this much each. A ladder of searches without a budget is one
+/// search, looked at at several of its passes.
+pub fn of_group(first: &Condition, each: impl Iterator<Item = f64>) -> f64 {
+    match first.kind {
+        ConditionKind::MinNorm(_) => each.fold(0.0, f64::max),
+        _ => each.sum(),
+    }
+}
+
 /// Most images that one request to the evaluator child may carry for a group of this many conditions.
 pub fn most_images(image_bytes: u64, conditions: usize) -> u64 {
     (MAX_PIXEL_BYTES / image_bytes.max(1)).min(MAX_VERDICTS / conditions.max(1) as u64).max(1)
@@ -97,7 +107,8 @@ pub fn most_images(image_bytes: u64, conditions: usize) -> u64 {
 
 /// Shards per seed that a group's images are cut into.
 fn cuts(work: &Workload, group: &[usize]) -> u64 {
-    let cost: f64 = group.iter().map(|&i| forward_equivalents(&work.conditions[i], &work.model)).sum();
+    let each = group.iter().map(|&i| forward_equivalents(&work.conditions[i], &work.model));
+    let cost = of_group(&work.conditions[group[0]], each);
     let wanted = SHARD_SECONDS / (cost * work.seconds_per_forward).max(1e-12);
     // The cast saturates, so an absurdly cheap model gives the largest shards there are.
     let most = most_images(work.image_bytes, group.len());

@@ -23,7 +23,7 @@ pub enum Sign {
     Unconverged,
     /// Of images that stand after an ascent: what was examined uses less than half of the budget.
     UnusedBudget,
-    /// Of images attacked with gradients and without a budget: no adversarial example was found at any distance.
+    /// Of images attacked without a budget: no adversarial example was found at any distance.
     NoneFound,
     /// Of a sample of correct images: a small step along the gradient does not raise the loss above a step against it.
     MisleadingGradient,

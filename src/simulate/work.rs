@@ -45,7 +45,7 @@ fn at_most(work: &Workload, rates: &Rates, group: &[usize]) -> f64 {
             _ => passes,
         }
     };
-    group.iter().map(one).sum()
+    plan::of_group(&work.conditions[group[0]], group.iter().map(one))
 }
 
 #[cfg(test)]

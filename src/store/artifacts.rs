@@ -95,7 +95,9 @@ const WRITTEN: [&str; 6] = ["models", "parts", "verdicts", "witnesses", "logs", 
 
 /// Whether the object store gave a file this name while it was being written: its own and `#N`.
 fn is_draft(name: &std::ffi::OsStr) -> bool {
-    name.to_str().and_then(|name| name.rsplit_once('#')).is_some_and(|(_, n)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    name.to_str()
+        .and_then(|name| name.rsplit_once('#'))
+        .is_some_and(|(_, n)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
 impl Artifacts {

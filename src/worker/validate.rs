@@ -124,7 +124,7 @@ fn one(condition: &Condition, spec: &ModelSpec, verdict: &Verdict) -> Result<(),
         return Err("a perturbation of impossible size".into());
     }
     let by_it = |stage: &Stage| match stage {
-        Stage::Clean => verdict.linf == 0.0,
+        Stage::Clean => [verdict.l1, verdict.l2, verdict.linf] == [0.0; 3],
         Stage::Ladder => budget.is_some_and(|budget| !budget.independent),
         Stage::Attack(name) => attack.stage_names().contains(name),
         Stage::Corruption => false,
@@ -158,7 +158,13 @@ fn corrupted(mode: Mode, spec: &ModelSpec, verdict: &Verdict) -> Result<(), Stri
 fn possible(spec: &ModelSpec, verdict: &Verdict) -> bool {
     let pixels = spec.input.iter().map(|&side| f64::from(side)).product::<f64>();
     let within = |size: f64, most: f64| (0.0..=most * (1.0 + 1e-9)).contains(&size);
-    within(verdict.linf, 1.0) && within(verdict.l2, pixels.sqrt()) && within(verdict.l1, pixels)
+    // The norms of one perturbation: none is less than the next, or more than all pixels make of it.
+    let Verdict { l1, l2, linf, .. } = *verdict;
+    within(linf, 1.0)
+        && within(l2, pixels.sqrt() * linf)
+        && within(l1, pixels.sqrt() * l2)
+        && within(linf, l2)
+        && within(l2, l1)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Decoupled direction and norm (Rony et al. 2019): steps that turn the perturbation, whose L2 length follows a rule of its own.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-use super::nearest::{Nearest, farthest};
+use super::nearest::Nearest;
 use super::rows::{self, choose};
 use super::runs::Runs;
 use super::step::{cosine, free, unit_l2};
@@ -20,6 +20,10 @@ const ALPHA: [f64; 2] = [1.0, 0.01];
 /// goes to the others.
 const STRETCH: f64 = 8.0;
 
+/// Less than any perturbation, and large enough that its inverse is a number: where the gradient vanishes at the clean image,
+/// the point stays there.
+const TINY: f64 = 1e-100;
+
 /// DDN trajectories. Each visits steps + 1 points, its start included.
 #[derive(Debug)]
 pub struct DdnSearch {
@@ -34,6 +38,8 @@ pub struct DdnSearch {
     point: Tensor,
     /// Length of the perturbation, per slot.
     length: Tensor,
+    /// How far the farthest corner of the box is, per slot.
+    most: Tensor,
 }
 
 impl DdnSearch {
@@ -49,6 +55,7 @@ impl DdnSearch {
             nearest: Nearest::new(setting),
             point: rows::images(setting),
             length: rows::numbers(setting),
+            most: rows::numbers(setting),
         }
     }
 
@@ -65,7 +72,7 @@ impl DdnSearch {
         let alpha = rows::column(&self.setting, |slot| cosine(ALPHA[0], ALPHA[1], share(slot)));
         let step = unit_l2(&free(&self.point, &answer.gradient, 0.0)) * per_row(&alpha, &self.point);
         let delta = self.nearest.delta(&self.point) + step;
-        let stretch = &self.length * STRETCH / length(Norm::L2, &delta).clamp_min(f64::MIN_POSITIVE);
+        let stretch = &self.length * STRETCH / length(Norm::L2, &delta).clamp_min(TINY);
         BALL.project(&self.nearest.clean, &(&delta * per_row(&stretch, &delta)), &self.length)
     }
 }
@@ -77,6 +84,8 @@ impl Search for DdnSearch {
         let points = self.nearest.starting_points(&self.runs, entries, clean);
         let _ = self.point.index_copy_(0, &slots, &points);
         let _ = self.length.index_fill_(0, &slots, FIRST_LENGTH);
+        let exact = clean.to_kind(Kind::Double);
+        let _ = self.most.index_copy_(0, &slots, &length(Norm::L2, &exact.maximum(&(1.0 - &exact))));
         for entry in entries {
             self.step[entry.slot] = 0;
             self.demands[entry.slot] = self.demand(entry);
@@ -102,8 +111,7 @@ impl Search for DdnSearch {
         let started = rows::mask(&self.setting, |slot| self.step[slot] > 0);
         let factor =
             choose(&answer.misclassified, &self.length.full_like(1.0 - GAMMA), &self.length.full_like(1.0 + GAMMA));
-        let most = farthest(Norm::L2, self.setting.dimension());
-        self.length = choose(&started, &(&self.length * factor).clamp_max(most), &self.length);
+        self.length = choose(&started, &(&self.length * factor).minimum(&self.most), &self.length);
         self.point = self.moved(answer);
         (0..self.setting.slots)
             .map(|slot| {

@@ -44,9 +44,7 @@ fn of_gradients(signs: &mut Signs, attack: &Attack, outcome: &Outcome, stochasti
 /// Of an image whose nearest adversarial example was searched for.
 fn of_search(signs: &mut Signs, attack: &Attack, outcome: &Outcome, stochastic: bool) {
     of_gradients(signs, attack, outcome, stochastic);
-    if outcome.verdict.backwards > 0 {
-        signs.look(Sign::NoneFound, outcome.verdict.image, outcome.verdict.robust);
-    }
+    signs.look(Sign::NoneFound, outcome.verdict.image, outcome.verdict.robust);
 }
 
 fn of_attack(signs: &mut Signs, condition: &AttackCondition, outcome: &Outcome, stochastic: bool) {

@@ -218,7 +218,7 @@ fn ladders(run: &Run) -> Vec<std::ops::Range<usize>> {
 }
 
 fn continues(run: &Run, below: &Condition, above: &Condition) -> bool {
-    !run.model.spec().stochastic && below.same_ladder(above) && below.rung() <= above.rung()
+    !run.model.spec().stochastic && below.same_ladder(above) && below.rung() < above.rung()
 }
 
 /// tch panics where libtorch throws, and the mathematics reads better for it; here such a panic becomes an error again.
