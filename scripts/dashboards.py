@@ -173,7 +173,7 @@ SPLIT = [{"id": "partitionByValues", "options": {"fields": ["model"], "keepField
 
 def against_epsilon(norm, title):
     query = f"""select epsilon, accuracy, model from report.accuracy
-where {SHOWN} and (norm = '{norm}' or kind = 'clean')
+where {SHOWN} and ((kind = 'attack' and norm = '{norm}') or kind = 'clean')
 order by model, epsilon nulls first"""
     query = query.replace("select epsilon", "select coalesce(epsilon, 0) as epsilon")
     look = {"min": 0, "max": 1, "custom": {"show": "points+lines", "pointSize": {"fixed": 5}, "lineWidth": 1}}

@@ -442,7 +442,7 @@ async fn a_model_whose_checks_kill_their_workers_is_rejected() {
     let bench = Bench::start().await;
     let model = bench.model("m").await;
     let waiting = small(&bench, model).await;
-    let claim = async || queue::claim_check(&bench.pool, Duration::from_secs(30)).await.unwrap();
+    let claim = async || queue::claim_check(&bench.pool, &capabilities(), Duration::from_secs(30)).await.unwrap();
     for _ in 0..queue::MAX_ATTEMPTS {
         let check = claim().await.unwrap();
         assert_eq!((check.model.id, check.dataset.is_some()), (model, true));
@@ -471,7 +471,7 @@ async fn checks_go_round_among_owners_and_what_failed_goes_last_of_its_owners() 
     }
     let mut order = Vec::new();
     let hung = Rejection { code: "no_progress".into(), found: "it hung".into() };
-    while let Some(check) = queue::claim_check(&bench.pool, LEASE).await.unwrap() {
+    while let Some(check) = queue::claim_check(&bench.pool, &capabilities(), LEASE).await.unwrap() {
         order.push(models.iter().position(|id| *id == check.model.id).unwrap());
         check.give_back(&bench.pool, &hung, Duration::ZERO, 2).await.unwrap();
     }
@@ -509,7 +509,7 @@ async fn more_shards_than_the_queue_can_bear_are_refused() {
         evaluations::insert(&bench.pool, &new).await
     };
     let waiting = submit(4_000_000).await.unwrap();
-    let check = queue::claim_check(&bench.pool, LEASE).await.unwrap().unwrap();
+    let check = queue::claim_check(&bench.pool, &capabilities(), LEASE).await.unwrap().unwrap();
     check.accept(&bench.pool, &[], &ProbeReport { seconds_per_forward: 3.0, calibration: None }).await.unwrap();
     let failed = read(&bench, waiting.id).await;
     assert_eq!((failed.state, failed.outcome.unwrap().code.as_str()), (State::Failed, "too_many_shards"));
@@ -570,7 +570,7 @@ async fn the_depth_of_the_queue_counts_the_reasons_that_owners_are_given() {
 /// A usable model, whatever else waits to be checked.
 async fn checked(bench: &Bench, bytes: &str) -> Uuid {
     let model = bench.model(bytes).await;
-    while let Some(check) = queue::claim_check(&bench.pool, LEASE).await.unwrap() {
+    while let Some(check) = queue::claim_check(&bench.pool, &capabilities(), LEASE).await.unwrap() {
         let probe = gauntlet::store::models::ProbeReport { seconds_per_forward: 3.0, calibration: None };
         check.accept(&bench.pool, &[], &probe).await.unwrap();
     }

@@ -16,7 +16,7 @@ use super::evidence::shard_verdicts;
 use super::extract::{Json, Query};
 use super::problem::*;
 use super::state::AppState;
-use crate::protocol::{Held, Paired, paired};
+use crate::protocol::{Condition, ConditionKind, Held, Paired, paired};
 use crate::store::evaluations::{Evaluation, State as EvaluationState};
 use crate::store::shards;
 
@@ -84,7 +84,7 @@ async fn compare(
     let seeds = comparable(&a, &b)?;
     let held_a = held(&state, &a, &b, &seeds).await?;
     let held_b = held(&state, &b, &a, &seeds).await?;
-    let row = |condition: &crate::protocol::Condition| {
+    let row = |condition: &Condition| {
         let other = b.conditions.iter().find(|other| other.id == condition.id)?;
         let (in_a, in_b) = (held_a.get(&condition.id)?, held_b.get(&condition.id)?);
         Some(ComparisonRow {
@@ -102,6 +102,12 @@ async fn compare(
     }))
 }
 
+/// Whether it says of an image that it held. Without a budget there are distances instead, and an image that held is one on
+/// which the search found nothing.
+fn has_verdicts(condition: &Condition) -> bool {
+    !matches!(condition.kind, ConditionKind::MinNorm(_))
+}
+
 /// The common seeds, if the two have anything in common.
 fn comparable(a: &Evaluation, b: &Evaluation) -> Result<Vec<i64>, Problem> {
     let refuse = |detail: String| Err(Problem::new(Code::NotComparable, detail));
@@ -112,8 +118,8 @@ fn comparable(a: &Evaluation, b: &Evaluation) -> Result<Vec<i64>, Problem> {
     if a.first_image >= end(b) || b.first_image >= end(a) {
         return refuse("their slices of the dataset have no image in common".into());
     }
-    if !a.conditions.iter().any(|c| b.conditions.iter().any(|d| c.id == d.id)) {
-        return refuse("their protocols have no condition in common".into());
+    if !a.conditions.iter().any(|c| has_verdicts(c) && b.conditions.iter().any(|d| c.id == d.id)) {
+        return refuse("their protocols have no condition in common that says of an image whether it held".into());
     }
     let seeds: Vec<i64> = a.seeds.iter().copied().filter(|seed| b.seeds.contains(seed)).collect();
     if seeds.is_empty() { refuse("they have no seed in common".into()) } else { Ok(seeds) }
@@ -128,7 +134,8 @@ async fn held(
     seeds: &[i64],
 ) -> Result<HashMap<String, Held>, Problem> {
     let fresh = || Held::new(evaluation.first_image as u32, evaluation.images as u32);
-    let common = evaluation.conditions.iter().filter(|c| other.conditions.iter().any(|d| c.id == d.id));
+    let common =
+        evaluation.conditions.iter().filter(|c| has_verdicts(c) && other.conditions.iter().any(|d| c.id == d.id));
     let mut held: HashMap<String, Held> = common.map(|c| (c.id.clone(), fresh())).collect();
     let mut shards = shards::done(&state.pool, evaluation.id).await?;
     shards.retain(|shard| {

@@ -35,7 +35,7 @@ pub struct LeaderboardTable {
     pub images: u32,
     pub protocol: ProtocolRef,
     pub seeds: Vec<i64>,
-    /// Best first: by overall mean, else white box, else clean accuracy.
+    /// Best first: by overall mean, else white box, else the first median distance, else clean accuracy.
     pub rows: Vec<LeaderboardRow>,
 }
 
@@ -59,6 +59,10 @@ pub struct LeaderboardCell {
     pub accuracy: Option<f64>,
     /// Wilson 95 % interval.
     pub ci95: Option<[f64; 2]>,
+    /// Of a condition without a budget: how far half of the images must be moved at most; `null`: infinitely far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>)]
+    pub median: Option<Option<f64>>,
 }
 
 pub fn router() -> OpenApiRouter<AppState> {
@@ -111,7 +115,12 @@ fn table_of(standing: &Standing) -> LeaderboardTable {
 }
 
 fn row_of(standing: Standing) -> LeaderboardRow {
-    let cell = |row: &Row| LeaderboardCell { id: row.condition.id.clone(), accuracy: row.accuracy, ci95: row.ci95 };
+    let cell = |row: &Row| LeaderboardCell {
+        id: row.condition.id.clone(),
+        accuracy: row.accuracy,
+        ci95: row.ci95,
+        median: row.minimal.as_ref().map(|minimal| minimal.median),
+    };
     // Evaluations from before there were grades have what was found of their model.
     let (grade, findings) = match &standing.evaluation.diagnostics {
         Some(diagnostics) => (diagnostics.grade, &diagnostics.findings),
@@ -133,7 +142,9 @@ fn row_of(standing: Standing) -> LeaderboardRow {
 fn better(a: &LeaderboardRow, b: &LeaderboardRow) -> Ordering {
     let key = |row: &LeaderboardRow| {
         let columns = &row.columns;
-        [columns.overall_mean.or(columns.white_box), columns.clean].map(|value| value.unwrap_or(f64::NEG_INFINITY))
+        let median = row.conditions.iter().find_map(|cell| cell.median).map(|median| median.unwrap_or(f64::INFINITY));
+        [columns.overall_mean.or(columns.white_box).or(median), columns.clean]
+            .map(|value| value.unwrap_or(f64::NEG_INFINITY))
     };
     let ([a1, a2], [b1, b2]) = (key(a), key(b));
     b1.total_cmp(&a1).then(b2.total_cmp(&a2)).then_with(|| a.model_name.cmp(&b.model_name))

@@ -7,7 +7,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{LeaseError, MAX_ATTEMPTS};
-use crate::protocol::Finding;
+use crate::protocol::{Capabilities, Finding};
 use crate::store::Outcome;
 use crate::store::evaluations::{fail_waiting, plan_waiting};
 use crate::store::models::{self, Model, ProbeReport, Rejection};
@@ -23,8 +23,12 @@ pub struct CheckLease {
 }
 
 /// Leases an unchecked model: of the owner with the fewest checks of late; among those one that was not tried before, then the
-/// one put off longest ago, then the oldest. A check whose worker fell silent counts as unchecked.
-pub async fn claim_check(pool: &PgPool, lease: Duration) -> Result<Option<CheckLease>, sqlx::Error> {
+/// one put off longest ago, then the oldest. A model that evaluations wait for is checked where one of them could run. A check whose worker fell silent counts as unchecked.
+pub async fn claim_check(
+    pool: &PgPool,
+    capabilities: &Capabilities,
+    lease: Duration,
+) -> Result<Option<CheckLease>, sqlx::Error> {
     let token = Uuid::new_v4();
     let id: Option<Uuid> = sqlx::query_scalar(
         "with lately as (
@@ -35,12 +39,16 @@ pub async fn claim_check(pool: &PgPool, lease: Duration) -> Result<Option<CheckL
          where id = (select m.id from models m left join lately l on l.owner = m.owner
                      where m.state = 'checking' and m.deleted_at is null
                      and (m.check_expires_at is null or m.check_expires_at < now()) and m.check_attempts < $3
+                     and (not exists (select 1 from evaluations e where e.model_id = m.id and e.state in ('queued', 'running'))
+                          or exists (select 1 from evaluations e where e.model_id = m.id and e.state in ('queued', 'running')
+                                     and meets($4, e.needs)))
                      order by coalesce(l.checks, 0), m.check_attempts, m.check_expires_at nulls first, m.created_at for update of m skip locked limit 1)
          returning id",
     )
     .bind(token)
     .bind(lease.as_secs_f64())
     .bind(MAX_ATTEMPTS)
+    .bind(Json(capabilities))
     .fetch_optional(pool)
     .await?;
     let Some(id) = id else { return Ok(None) };

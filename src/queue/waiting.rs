@@ -89,7 +89,7 @@ pub async fn waiting(pool: &PgPool, evaluation: &Evaluation) -> Result<Option<Wa
 fn unmet(needs: &Needs, crew: &Crew) -> String {
     let nearest = match (needs.gpu_memory_bytes, crew.most_gpu_memory) {
         (Some(_), Some(most)) => format!(" (the largest GPU has {})", gib(most as u64)),
-        (Some(_), None) => " (no worker has a GPU)".into(),
+        (Some(_), None) => " (no worker has a GPU whose memory is known)".into(),
         (None, _) => String::new(),
     };
     format!(

@@ -1,13 +1,15 @@
 //! Tables assembled from database rows.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::evaluations::{self, Evaluation, State};
 use super::{diagnosis, models, shards};
-use crate::protocol::Finding;
 use crate::protocol::report::{self, Row, Table, Tally};
+use crate::protocol::{ConditionKind, Finding};
 
 /// The table of an evaluation, of what has been committed so far.
 pub async fn table(pool: &PgPool, evaluation: &Evaluation) -> Result<Table, sqlx::Error> {
@@ -107,7 +109,20 @@ pub async fn standings(pool: &PgPool, owner: Option<&str>, protocol: &str) -> Re
     .bind(&ids)
     .fetch_all(pool)
     .await?;
+    let mut distances = HashMap::new();
+    let searched = |f: &&Finished| f.evaluation.conditions.iter().any(|c| matches!(c.kind, ConditionKind::MinNorm(_)));
+    for f in finished.iter().filter(searched) {
+        distances.insert(f.evaluation.id, evaluations::tallies(pool, f.evaluation.id).await?);
+    }
     let standing = |f: Finished| {
+        if let Some(tallies) = distances.get(&f.evaluation.id) {
+            return Standing {
+                rows: rows(&f.evaluation, tallies),
+                evaluation: f.evaluation,
+                model_name: f.model_name,
+                findings: f.model_findings.0,
+            };
+        }
         let tallies: Vec<(usize, i64, Tally)> = counts
             .iter()
             .filter(|(id, ..)| *id == f.evaluation.id)

@@ -180,7 +180,9 @@ impl Worker {
     }
 
     async fn next_check(&mut self, shutdown: &Shutdown) -> Result<bool, sqlx::Error> {
-        let Some(lease) = queue::claim_check(&self.pool, self.options.lease).await? else { return Ok(false) };
+        let Some(lease) = queue::claim_check(&self.pool, &self.options.capabilities, self.options.lease).await? else {
+            return Ok(false);
+        };
         let span = trace::of(lease.model.id, info_span!("check", model = %lease.model.id));
         self.check(lease, shutdown).instrument(span).await;
         Ok(true)

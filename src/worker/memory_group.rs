@@ -19,12 +19,12 @@ struct Version {
     events: &'static str,
 }
 
-const V1: Version = Version {
+static V1: Version = Version {
     limit: "memory.limit_in_bytes",
     more: [("memory.memsw.limit_in_bytes", None), ("memory.swappiness", Some("0"))],
     events: "memory.oom_control",
 };
-const V2: Version = Version {
+static V2: Version = Version {
     limit: "memory.max",
     more: [("memory.swap.max", Some("0")), ("memory.oom.group", Some("1"))],
     events: "memory.events",

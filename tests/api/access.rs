@@ -193,7 +193,11 @@ async fn a_shared_evaluation_is_readable_by_others_until_it_is_taken_back() {
     let share = format!("{base}/share");
     let leaderboard = "/v1/leaderboard?protocol=pgd-linf";
     // Finished, so that it can stand on a leaderboard.
-    let check = gauntlet::queue::claim_check(&bench.pool, crate::common::bench::LEASE).await.unwrap().unwrap();
+    let check =
+        gauntlet::queue::claim_check(&bench.pool, &crate::common::bench::capabilities(), crate::common::bench::LEASE)
+            .await
+            .unwrap()
+            .unwrap();
     let probe = gauntlet::store::models::ProbeReport { seconds_per_forward: 3.0, calibration: None };
     check.accept(&bench.pool, &[], &probe).await.unwrap();
     bench.work(|_, _| true).await;

@@ -178,7 +178,7 @@ async fn a_rejected_model_says_why_and_fails_what_waits_for_it() {
     let bench = Bench::start().await;
     let model = bench.model("broken").await;
     let waiting = bench.evaluation(model, json!({})).await;
-    let check = queue::claim_check(&bench.pool, LEASE).await.unwrap().unwrap();
+    let check = queue::claim_check(&bench.pool, &crate::common::bench::capabilities(), LEASE).await.unwrap().unwrap();
     let rejection = Rejection { code: "wrong_classes".into(), found: "it answers with 7 logits, not 3".into() };
     check.reject(&bench.pool, &rejection).await.unwrap();
     let shown = bench.json(&format!("/v1/models/{model}")).await;

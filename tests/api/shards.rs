@@ -71,7 +71,11 @@ async fn what_a_model_wrote_is_for_its_owner_alone_also_where_results_are_shared
     let (alice, bob) = (key("alice").await, key("bob").await);
     let form = bench.client.post(bench.at("/v1/models")).bearer_auth(&alice).multipart(model_form("m"));
     let model = id(&form.send().await.unwrap().json().await.unwrap());
-    let check = gauntlet::queue::claim_check(&bench.pool, crate::common::bench::LEASE).await.unwrap().unwrap();
+    let check =
+        gauntlet::queue::claim_check(&bench.pool, &crate::common::bench::capabilities(), crate::common::bench::LEASE)
+            .await
+            .unwrap()
+            .unwrap();
     let probe = gauntlet::store::models::ProbeReport { seconds_per_forward: 3.0, calibration: None };
     check.accept(&bench.pool, &[], &probe).await.unwrap();
     let request = bench.client.post(bench.at("/v1/evaluations")).bearer_auth(&alice);

@@ -134,7 +134,7 @@ impl Bench {
     /// The same, already found to be usable.
     pub async fn ready_model(&self, bytes: &str) -> Uuid {
         let model = self.model(bytes).await;
-        let check = queue::claim_check(&self.pool, LEASE).await.unwrap().unwrap();
+        let check = queue::claim_check(&self.pool, &capabilities(), LEASE).await.unwrap().unwrap();
         assert_eq!(check.model.id, model);
         // A forward pass so slow that 40 images make two shards per group.
         check.accept(&self.pool, &[], &ProbeReport { seconds_per_forward: 3.0, calibration: None }).await.unwrap();

@@ -153,16 +153,21 @@ async fn ready_model(pool: &PgPool, artifacts: &Artifacts, owner: &'static str) 
     };
     let new = NewModel { owner, name: owner, identity: owner, spec: &spec, quotas: &Quotas::NONE };
     let model = models::insert(pool, artifacts, &upload, &new).await.map_err(|e| anyhow::anyhow!("{e:?}"))?.0.id;
-    let check: CheckLease = queue::claim_check(pool, LEASE).await?.context("the model waits for its check")?;
+    let check: CheckLease =
+        queue::claim_check(pool, &capabilities(), LEASE).await?.context("the model waits for its check")?;
     check.accept(pool, &[], &ProbeReport { seconds_per_forward: 1e3, calibration: None }).await?;
     Ok(model)
+}
+
+fn capabilities() -> Capabilities {
+    Capabilities { device: Device::Cpu, gpu_memory_bytes: None, labels: Labels::default() }
 }
 
 /// A worker's lease on the next shard.
 async fn claim(pool: &PgPool) -> anyhow::Result<Claimed> {
     let platform = Platform { device: Device::Cpu, hardware: "none".into(), libtorch: "none".into() };
-    let capabilities = Capabilities { device: Device::Cpu, gpu_memory_bytes: None, labels: Labels::default() };
-    let claimant = Claimant { worker: Uuid::new_v4(), platform: &platform, capabilities: &capabilities, prefers: None };
+    let claimant =
+        Claimant { worker: Uuid::new_v4(), platform: &platform, capabilities: &capabilities(), prefers: None };
     let claimed = queue::claim(pool, &claimant, LEASE).await?;
     claimed.context("the queue ran empty: give more evaluations or less time")
 }
