@@ -114,6 +114,43 @@ fn offer(json: serde_json::Value) -> Capabilities {
 const GIB: u64 = 1 << 30;
 
 #[tokio::test]
+async fn a_model_is_checked_where_what_waits_for_it_can_run_and_the_right_class_is_started() {
+    let bench = Bench::start().await;
+    let (small, large) = (
+        json!({"device": "cuda", "gpu_memory_bytes": 20 * GIB}),
+        json!({"device": "cuda", "gpu_memory_bytes": 70 * GIB}),
+    );
+    let wanted = async |class: &serde_json::Value, rather: Option<&serde_json::Value>| -> i64 {
+        let sql = "select report.wanted($1, $2)";
+        let query = sqlx::query_scalar(sql).bind(Json(class)).bind(rather.map(Json));
+        query.fetch_one(&bench.pool).await.unwrap()
+    };
+    let big = bench.model("big").await;
+    let request = json!({"images": 20, "protocol": "clean", "set": {}, "needs": {"gpu_memory_bytes": 40 * GIB}});
+    bench.evaluation(big, request).await;
+    assert_eq!((wanted(&small, None).await, wanted(&large, Some(&small)).await), (0, 1));
+    assert!(queue::claim_check(&bench.pool, &offer(small.clone()), LEASE).await.unwrap().is_none());
+    let check = queue::claim_check(&bench.pool, &offer(large.clone()), LEASE).await.unwrap().unwrap();
+    let probe = ProbeReport { seconds_per_forward: 3.0, calibration: None };
+    check.accept(&bench.pool, &[], &probe).await.unwrap();
+    let modest = bench.ready_model("modest").await;
+    // A model that nothing waits for is the smaller class' business.
+    bench.model("other").await;
+    assert_eq!((wanted(&small, None).await, wanted(&large, Some(&small)).await), (1, 1));
+    // What needs nothing is the smaller class' too, until it has begun on other hardware.
+    let evaluation = bench.evaluation(modest, json!({"images": 20, "protocol": "clean", "set": {}})).await;
+    let [small, large] = [(small, "A10"), (large, "H100")].map(|(mut class, hardware)| {
+        class["hardware"] = json!(hardware);
+        class
+    });
+    let before = (wanted(&small, None).await, wanted(&large, Some(&small)).await);
+    let sql = "update evaluations set profile = jsonb_build_object('device', 'cuda', 'hardware', 'H100') where id = $1";
+    sqlx::query(sql).bind(evaluation).execute(&bench.pool).await.unwrap();
+    let after = (wanted(&small, None).await, wanted(&large, Some(&small)).await);
+    assert_eq!((after.0, after.1), (before.0 - 1, before.1 + 1));
+}
+
+#[tokio::test]
 async fn an_evaluation_goes_only_to_workers_that_meet_its_needs_and_says_what_is_missing() {
     let bench = Bench::start().await;
     let model = bench.ready_model("m").await;

@@ -356,6 +356,14 @@ async fn files_that_are_no_models_are_rejected_and_say_why() {
     drop(worker);
 }
 
+/// What a process has used so far; 0 once it is gone.
+fn processor_seconds(pid: i32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / 100.0
+}
+
 #[tokio::test]
 async fn the_owner_can_read_what_the_model_wrote_and_why_an_attempt_failed() {
     let world = World::new().await;
@@ -366,11 +374,20 @@ async fn the_owner_can_read_what_the_model_wrote_and_why_an_attempt_failed() {
     let worker = world.worker();
     world.until_checked(model.id).await;
     let mut slow = slow_protocol();
+    slow.clean = None;
     slow.attack[0].epsilon = serde_json::from_str("[0.001]").unwrap();
     let id = world.submit(model.id, &slow, FIRST, 40, &[0]).await;
     world.until(id, |e| e.profile.is_some()).await;
-    for child in worker.children() {
-        kill(Pid::from_raw(child), Signal::SIGKILL).ok();
+    let start = Instant::now();
+    loop {
+        // Once it has computed for longer than loading takes, the model has been heard.
+        let children = worker.children();
+        if let Some(child) = children.iter().find(|child| processor_seconds(**child) > 4.0) {
+            kill(Pid::from_raw(*child), Signal::SIGKILL).unwrap();
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(120), "no evaluator computes");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     world.until_true("select exists (select 1 from shard_attempts where outcome = 'failed')").await;
     world.until_true("select exists (select 1 from shards where state = 'running' and attempts > 1)").await;
