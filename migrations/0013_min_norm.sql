@@ -7,18 +7,21 @@ from report.accuracy a
 join report.accuracy b on b.comparable = a.comparable and b.position = a.position and b.model_id <> a.model_id
 where a.latest and b.latest and a.kind <> 'min_norm';
 
+-- Models to be checked, and what the evaluations need that wait for each; null if none does.
+create view report.unchecked as
+select m.id as model_id, m.created_at, e.needs
+from models m
+left join evaluations e on e.model_id = m.id and e.state in ('queued', 'running')
+where m.state = 'checking' and m.deleted_at is null;
+
 -- As before; now also models to be checked, which may need as much as what waits for them (those that nothing waits for are
--- the business of the class that is not the last resort of another, whose `rather` is null). And what has begun on other
--- hardware than the class `rather` has cannot be left to it.
+-- the business of the class whose `rather` is null). And what has begun on other hardware than the class `rather` has cannot
+-- be left to it.
 create or replace function report.wanted(class jsonb, rather jsonb default null) returns bigint language sql stable as $$
     select coalesce(sum(d.shards), 0)::bigint + (
-        select count(*) from public.models m
-        where m.state = 'checking' and m.deleted_at is null and case
-            when exists (select 1 from public.evaluations e where e.model_id = m.id and e.state in ('queued', 'running'))
-            then exists (select 1 from public.evaluations e where e.model_id = m.id and e.state in ('queued', 'running')
-                         and public.meets(class, e.needs) and (rather is null or not public.meets(rather, e.needs)))
-            else rather is null
-        end
+        select count(distinct u.model_id) from report.unchecked u
+        where case when u.needs is null then rather is null
+            else public.meets(class, u.needs) and (rather is null or not public.meets(rather, u.needs)) end
     )
     from report.demand d
     where case d.state
@@ -29,4 +32,12 @@ create or replace function report.wanted(class jsonb, rather jsonb default null)
             and coalesce(d.device = class ->> 'device', true)
             and (class ->> 'hardware' is null or coalesce(d.hardware = class ->> 'hardware', true))
         end
+$$;
+
+do $$
+begin
+    if exists (select 1 from pg_roles where rolname = 'gauntlet_reader') then
+        grant select on all tables in schema report to gauntlet_reader;
+    end if;
+end
 $$;

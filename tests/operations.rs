@@ -155,7 +155,7 @@ async fn the_reader_can_read_views_and_nothing_else() {
             .fetch_all(&mut connection)
             .await
             .unwrap();
-    assert_eq!(views.len(), 11, "{views:?}");
+    assert_eq!(views.len(), 12, "{views:?}");
     for view in views {
         connection.execute(AssertSqlSafe(format!("select * from report.{view}"))).await.unwrap();
     }
