@@ -92,7 +92,7 @@ async fn stream(client: &Client, url: &str, seen: &Seen) -> anyhow::Result<()> {
     seen.connected.fetch_add(1, Ordering::Relaxed);
     let mut bytes = answer.bytes_stream();
     while let Some(piece) = bytes.next().await {
-        let events = piece?.windows(4).filter(|at| at == b"\nid:").count() as u64;
+        let events = piece?.windows(5).filter(|at| at == b"data:").count() as u64;
         seen.events.fetch_add(events, Ordering::Relaxed);
     }
     Ok(())
