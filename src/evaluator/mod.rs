@@ -24,6 +24,7 @@ use session::Session;
 
 /// The child's main loop: answers requests on the inherited socket until the supervisor closes it.
 pub fn serve() -> anyhow::Result<()> {
+    print_by_lines();
     // SAFETY: the supervisor put the socket there and nothing else in this process uses it.
     let socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(SOCKET_FD) });
     let mut reader = BufReader::new(socket.try_clone()?);
@@ -39,6 +40,16 @@ pub fn serve() -> anyhow::Result<()> {
         let (reply, payload) = session.answer(call.request, payload, &mut line);
         line.say(reply, &payload)?;
     }
+}
+
+/// Has what models print leave this process line by line: what waits in a buffer would miss the log of its attempt, or be lost
+/// in a crash.
+fn print_by_lines() {
+    unsafe extern "C" {
+        static stdout: *mut libc::FILE;
+    }
+    // SAFETY: C's own stream, before anything has been written to it; without a buffer given, it makes its own.
+    unsafe { libc::setvbuf(stdout, std::ptr::null_mut(), libc::_IOLBF, 0) };
 }
 
 /// The way back to the supervisor, while one question is open.
