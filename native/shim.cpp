@@ -6,6 +6,7 @@
 
 #include <ATen/Context.h>
 #include <ATen/Version.h>
+#include <ATen/autocast_mode.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <dlfcn.h>
 #include <torch/csrc/jit/passes/tensorexpr_fuser.h>
@@ -61,6 +62,21 @@ const char* gauntlet_require_true_float32() {
         }
       }
     }
+    return nullptr;
+  });
+}
+
+// Arithmetic of this thread's passes: 0 true float32, 1 TF32 in cuBLAS and cuDNN, 2 bfloat16 by autocast, on CPU and GPU.
+const char* gauntlet_set_precision(int precision) {
+  return guarded([precision]() -> const char* {
+    auto& context = at::globalContext();
+    context.setAllowTF32CuBLAS(precision == 1);
+    context.setAllowTF32CuDNN(precision == 1);
+    for (auto device : {at::kCPU, at::kCUDA}) {
+      if (precision == 2) at::autocast::set_autocast_dtype(device, at::kBFloat16);
+      at::autocast::set_autocast_enabled(device, precision == 2);
+    }
+    at::autocast::clear_cache();
     return nullptr;
   });
 }

@@ -22,6 +22,8 @@ mod linear;
 mod losses;
 #[path = "robustness/nearest.rs"]
 mod nearest;
+#[path = "robustness/precision.rs"]
+mod precision;
 #[path = "robustness/probe.rs"]
 mod probe;
 #[path = "robustness/relu.rs"]

@@ -24,7 +24,7 @@ pub fn examine(
         VerdictRule::Majority(n) if model.spec().stochastic => n,
         _ => 1,
     };
-    let kernel = Kernel { model, batch: batch.into() };
+    let kernel = Kernel::new(model, batch.into());
     let votes: Vec<Vec<i64>> = (0..draws)
         .map(|_| {
             let classes = kernel.logits(&witnesses)?.argmax(1, false).to_device(Device::Cpu);

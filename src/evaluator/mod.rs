@@ -3,7 +3,7 @@
 mod calibrate;
 pub mod confine;
 mod corrupting;
-mod counted;
+pub(crate) mod counted;
 mod examine;
 mod resuming;
 mod session;

@@ -139,7 +139,7 @@ impl Session {
         let images = self.pixels(payload)?;
         let found = model::probe(model, &images)
             .map_err(|Rejection { code, found }| Reply::Rejected { code: code.into(), found })?;
-        let kernel = Kernel { model, batch: profile.batch.into() };
+        let kernel = Kernel::new(model, profile.batch.into());
         let input = model::to_unit(&images.narrow(0, 0, 1), model.device());
         // The first pass warms up; the fastest of the others is the least disturbed.
         let seconds = (0..4).map(|_| timed(|| kernel.logits(&input))).skip(1).collect::<Result<Vec<f64>, _>>();

@@ -2,7 +2,7 @@
 
 use tch::Device as TchDevice;
 
-use crate::protocol::{Device, MemoryFormat, ModelSpec, NumericProfile, Platform, Precision};
+use crate::protocol::{Device, MemoryFormat, ModelSpec, NumericProfile, Platform};
 use crate::robustness::runtime::Runtime;
 use crate::wire::BatchWish;
 
@@ -35,13 +35,7 @@ pub fn new_profile(platform: &Platform, spec: &ModelSpec, threads: u32, wish: Ba
         BatchWish::AtMost(limit) => suitable_batch(platform.device, spec).min(limit.max(1)),
         BatchWish::Exactly(batch) => batch.max(1),
     };
-    NumericProfile {
-        platform: platform.clone(),
-        batch,
-        threads,
-        memory_format: MemoryFormat::ChannelsFirst,
-        search_precision: Precision::Float32,
-    }
+    NumericProfile { platform: platform.clone(), batch, threads, memory_format: MemoryFormat::ChannelsFirst }
 }
 
 /// A power of two: small enough that activations stay near the caches (CPU) or in memory (GPU), large enough to fill

@@ -8,6 +8,7 @@ use super::attack::{
 };
 use super::budget::Budgets;
 use super::file::{ProtocolError, check_name};
+use super::profile::Precision;
 use super::threat::Norm;
 
 /// One attack, or a cascade of them, at one norm, over one or several budgets. A key that none of the block's attacks reads
@@ -62,6 +63,9 @@ pub struct AttackBlock {
     /// Count only adversarial examples that are 8-bit images; false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub eight_bit: bool,
+    /// Arithmetic of the passes that search; float32. Verdicts are float32 in any case.
+    #[serde(default, skip_serializing_if = "Precision::is_float32")]
+    pub search_precision: Precision,
     /// apgd-t and fab-t: how many of the likeliest wrong classes; 9, but 5 for apgd-t in L1, as AutoAttack has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<u32>,
@@ -319,6 +323,10 @@ impl AttackBlock {
         }
         if self.epsilon == Budgets::Minimal && self.independent {
             return fail("independent", "there is no other budget to be independent of".into());
+        }
+        let budgeted = [("eight_bit", self.eight_bit), ("search_precision", !self.search_precision.is_float32())];
+        if let Some((key, _)) = budgeted.into_iter().find(|(_, set)| *set && self.epsilon == Budgets::Minimal) {
+            return fail(key, "only a block with budgets reads it".into());
         }
         if let (Some(attack), None) = (self.attack, self.cascade.first()) {
             if let Some(problem) = self.unsuited(&attack.resolve(self)) {

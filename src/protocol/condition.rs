@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::attack::Attack;
 use super::corruption::CorruptionCondition;
+use super::profile::Precision;
 use super::spec::ModelSpec;
 use super::threat::{Norm, ThreatModel};
 
@@ -35,6 +36,9 @@ pub struct AttackCondition {
     /// The witness must be an 8-bit image: every pixel a multiple of 1/255.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub eight_bit: bool,
+    /// Arithmetic of the passes that search.
+    #[serde(default, skip_serializing_if = "Precision::is_float32")]
+    pub search_precision: Precision,
     #[serde(flatten)]
     pub attack: Attack,
 }
@@ -59,6 +63,7 @@ impl Condition {
                     && !b.independent
                     && a.threat.norm == b.threat.norm
                     && a.eight_bit == b.eight_bit
+                    && a.search_precision == b.search_precision
                     && a.attack == b.attack
             }
             (ConditionKind::MinNorm(a), ConditionKind::MinNorm(b)) => {
@@ -79,6 +84,14 @@ impl Condition {
             ConditionKind::Attack(condition) => condition.threat.epsilon.get(),
             ConditionKind::MinNorm(MinNormCondition { attack: Attack::HopSkipJump(walk), .. }) => walk.queries.into(),
             ConditionKind::Clean | ConditionKind::MinNorm(_) | ConditionKind::Corruption(_) => 0.0,
+        }
+    }
+
+    /// Arithmetic of the passes that search.
+    pub fn search(&self) -> Precision {
+        match &self.kind {
+            ConditionKind::Attack(condition) => condition.search_precision,
+            ConditionKind::Clean | ConditionKind::MinNorm(_) | ConditionKind::Corruption(_) => Precision::Float32,
         }
     }
 

@@ -473,6 +473,7 @@ mod tests {
     use super::super::attack::{Distribution, Noise};
     use super::super::builtin;
     use super::*;
+    use crate::protocol::Precision;
 
     /// The PGD ladder of MNIST, 1,000 images, of which fewer stand from rung to rung.
     struct Run {
@@ -554,8 +555,13 @@ mod tests {
     fn a_baseline_claims_nothing_beside_an_adversary() {
         let baseline = Attack::Noise(Noise { queries: 100, distribution: Distribution::Uniform, eot: 1 });
         let threat = attack(&Run::honest().conditions[4]).unwrap().threat;
-        let kind =
-            ConditionKind::Attack(AttackCondition { threat, attack: baseline, independent: false, eight_bit: false });
+        let kind = ConditionKind::Attack(AttackCondition {
+            threat,
+            attack: baseline,
+            independent: false,
+            eight_bit: false,
+            search_precision: Precision::Float32,
+        });
         let (mut run, mut overturned) = (Run::honest(), Signs::default());
         (0..32).for_each(|image| overturned.look(Sign::Overturned, image, true));
         run.conditions.push(Condition { id: "noise".into(), kind });

@@ -186,6 +186,7 @@ impl Protocol {
                     threat: ThreatModel { norm: block.norm, epsilon: budget.epsilon },
                     independent: block.independent,
                     eight_bit: block.eight_bit,
+                    search_precision: block.search_precision,
                     attack: block.resolve(),
                 }),
             }));

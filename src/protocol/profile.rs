@@ -39,8 +39,6 @@ pub struct NumericProfile {
     /// Intra-op CPU threads.
     pub threads: u32,
     pub memory_format: MemoryFormat,
-    /// Arithmetic of the search; verdicts are always true float32.
-    pub search_precision: Precision,
 }
 
 /// What a calibration measured at a profile, alone: no evaluation under it can be faster than its passes.
@@ -73,8 +71,20 @@ pub enum MemoryFormat {
     ChannelsLast,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+/// Arithmetic of the passes that search for adversarial examples. Verdicts are true float32, whatever found them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
+    #[default]
     Float32,
+    /// Products of 10 bits, sums of 23, in a GPU's matrix units; float32 where there are none.
+    Tf32,
+    /// Convolutions and matrix products in bfloat16, by libtorch's autocast.
+    Bfloat16,
+}
+
+impl Precision {
+    pub fn is_float32(&self) -> bool {
+        *self == Precision::Float32
+    }
 }

@@ -1,5 +1,7 @@
 //! What attacks ascend: losses of logits, with gradients that survive saturation.
 
+pub(crate) mod host;
+
 use tch::{Kind, Tensor};
 
 use crate::protocol::Loss;

@@ -8,6 +8,7 @@
 //! | `rng` | random numbers keyed by (seed, condition, image, draw) |
 //! | `threat` | norms, projections, random starts |
 //! | `loss` | what attacks ascend |
+//! | `host` | tensors on the CPU as plain numbers, for what costs libtorch more calls than arithmetic |
 //! | `model` | the classifier boundary, TorchScript, the probe |
 //! | `attack` | one file per attack, mathematics only |
 //! | `diagnostic` | signs of whether a run can be trusted, and the second opinion |
@@ -22,6 +23,8 @@ pub mod attack;
 pub mod diagnostic;
 #[cfg(feature = "evaluator")]
 pub mod engine;
+#[cfg(feature = "evaluator")]
+mod host;
 #[cfg(feature = "evaluator")]
 pub mod loss;
 #[cfg(feature = "evaluator")]

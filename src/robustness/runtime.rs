@@ -1,15 +1,18 @@
 //! libtorch, set up once per process before any tensor exists.
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use tch::{Cuda, Device};
 
+use crate::protocol::Precision;
+
 unsafe extern "C" {
     fn gauntlet_require_true_float32() -> *const c_char;
     fn gauntlet_require_determinism() -> *const c_char;
     fn gauntlet_fix_torchscript_executor() -> *const c_char;
+    fn gauntlet_set_precision(precision: c_int) -> *const c_char;
     fn gauntlet_release_cache() -> *const c_char;
     fn gauntlet_libtorch_version() -> *const c_char;
     fn gauntlet_cpu_capability() -> *const c_char;
@@ -70,6 +73,35 @@ fn first_initialise(threads: u32) -> Result<Runtime, RuntimeError> {
         cuda_library,
         cuda_problem,
     })
+}
+
+/// Runs `body`, forward and backward passes of this thread, in `precision`, and goes back to true float32 however it ends.
+///
+/// # Panics
+/// Where libtorch refuses.
+pub fn in_precision<T>(precision: Precision, body: impl FnOnce() -> T) -> T {
+    struct Back;
+    impl Drop for Back {
+        fn drop(&mut self) {
+            set_precision(Precision::Float32);
+        }
+    }
+    if precision.is_float32() {
+        return body();
+    }
+    let _back = Back;
+    set_precision(precision);
+    body()
+}
+
+fn set_precision(precision: Precision) {
+    let number = match precision {
+        Precision::Float32 => 0,
+        Precision::Tf32 => 1,
+        Precision::Bfloat16 => 2,
+    };
+    // SAFETY: a plain call that returns null or a string.
+    check(unsafe { gauntlet_set_precision(number) }).expect("libtorch changes its precision");
 }
 
 /// Gives cached GPU memory back to the driver; nothing to do on a CPU.

@@ -192,7 +192,7 @@ impl Network {
             .collect();
         let radii = Tensor::from_slice(&vec![epsilon; rows.len()]);
         let (low, high) = linf_bounds(clean, &radii);
-        let kernel = Kernel { model: self, batch: rows.len() as i64 };
+        let kernel = Kernel::new(self, rows.len() as i64);
         let labels = Vec::<i64>::try_from(labels).expect("a row of classes");
         let labels: Vec<u32> = labels.into_iter().map(|label| label as u32).collect();
         let goal = Goal { loss: Loss::CrossEntropy, target: None, float32_gradient: false };

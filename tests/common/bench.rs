@@ -7,8 +7,8 @@ use gauntlet::dataset::{Catalogue, ImportOptions, Manifest, Preset, Shape, Sourc
 use gauntlet::http::{self, AppState, Settings};
 use gauntlet::protocol::report::Tally;
 use gauntlet::protocol::{
-    Capabilities, Device, Enforced, Labels, MemoryBound, MemoryFormat, NumericProfile, Platform, Precision, Sandbox,
-    Signs, Stage, Verdict,
+    Capabilities, Device, Enforced, Labels, MemoryBound, MemoryFormat, NumericProfile, Platform, Sandbox, Signs, Stage,
+    Verdict,
 };
 use gauntlet::queue::{self, Claimant, Claimed, ShardResult};
 use gauntlet::store::evidence::{self, VerdictRow, WitnessSet};
@@ -52,13 +52,7 @@ pub fn capabilities() -> Capabilities {
 }
 
 pub fn profile(batch: u32) -> NumericProfile {
-    NumericProfile {
-        platform: platform(),
-        batch,
-        threads: 1,
-        memory_format: MemoryFormat::ChannelsFirst,
-        search_precision: Precision::Float32,
-    }
+    NumericProfile { platform: platform(), batch, threads: 1, memory_format: MemoryFormat::ChannelsFirst }
 }
 
 pub fn enforced() -> Sandbox {

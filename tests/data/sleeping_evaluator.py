@@ -52,7 +52,7 @@ def shard(call):
     }
 
 
-profile = {**PLATFORM, "batch": 32, "threads": 1, "memory_format": "channels_first", "search_precision": "float32"}
+profile = {**PLATFORM, "batch": 32, "threads": 1, "memory_format": "channels_first"}
 while True:
     header_length, payload_length = struct.unpack("<IQ", take(12))
     call = json.loads(take(header_length))

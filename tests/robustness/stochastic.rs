@@ -25,7 +25,7 @@ fn averaged_gradients_approach_the_analytic_gradient() {
     let points = uniform(&[2, 1, 4, 4], 0.0, 1.0, 2);
     let mean_error = |draws: i64| {
         tch::manual_seed(1);
-        let kernel = Kernel { model: &model, batch: 64 };
+        let kernel = Kernel::new(&model, 64);
         let found = kernel.evaluate(&points, &objective, draws, true).unwrap().answer.gradient;
         (found.flatten(1, -1) - &w).square().mean(Kind::Double).double_value(&[])
     };
@@ -40,7 +40,7 @@ fn averaging_over_draws_changes_nothing_on_a_deterministic_model() {
     let model = convnet(3);
     let points = uniform(&[3, 1, 8, 8], 0.0, 1.0, 4);
     let objective = Objective::new(&[0, 1, 2], &[Some(goal(Loss::CrossEntropy)); 3], tch::Device::Cpu);
-    let kernel = Kernel { model: &model, batch: 8 };
+    let kernel = Kernel::new(&model, 8);
     let once = kernel.evaluate(&points, &objective, 1, true).unwrap().answer;
     let often = kernel.evaluate(&points, &objective, 5, true).unwrap().answer;
     assert!(once.gradient.allclose(&often.gradient, 1e-5, 1e-7, false));

@@ -98,7 +98,13 @@ pub fn ladder(norm: Norm, radii: &[f64], independent: bool, pgd: &Pgd) -> Vec<Co
 pub fn conditions(norm: Norm, radii: &[f64], independent: bool, attack: &Attack) -> Vec<Condition> {
     let condition = |radius: &f64| {
         let threat = ThreatModel { norm, epsilon: Epsilon::new(*radius).expect("a radius") };
-        let attack = AttackCondition { threat, independent, eight_bit: false, attack: attack.clone() };
+        let attack = AttackCondition {
+            threat,
+            independent,
+            eight_bit: false,
+            search_precision: Precision::Float32,
+            attack: attack.clone(),
+        };
         Condition { id: format!("{}-{norm}-{radius}", attack.attack.name()), kind: ConditionKind::Attack(attack) }
     };
     radii.iter().map(condition).collect()

@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::rows::{self, choose};
 use super::runs::Runs;
-use super::step::{free, unit_l2};
+use super::step::ascend_l2;
 use super::{Answer, Demand, Entry, Frozen, Search, Seen, Setting, Status, index};
 use crate::protocol::{ClipOrder, Norm, Projection};
 use crate::robustness::threat::{Ball, clip, linf_bounds, per_row, toward_clean, unit_sphere};
@@ -141,10 +141,10 @@ impl ApgdSearch {
     fn moved(&self, gradient: &Tensor) -> Tensor {
         let weight = rows::column(&self.setting, |slot| if self.step[slot] == 0 { 1.0 } else { MOMENTUM_WEIGHT });
         let weight = per_row(&weight, &self.point);
-        let eta = per_row(&self.eta, &self.point);
         match &self.bounds {
             Some((low, high)) => {
-                let (weight, eta) = (weight.to_kind(Kind::Float), eta.to_kind(Kind::Float));
+                let weight = weight.to_kind(Kind::Float);
+                let eta = per_row(&self.eta, &self.point).to_kind(Kind::Float);
                 let inside = |point: Tensor| point.maximum(low).minimum(high);
                 let ahead = inside(&self.point + gradient.sign() * eta);
                 let inertia = (&self.point - &self.previous) * (1.0 - &weight);
@@ -153,8 +153,7 @@ impl ApgdSearch {
             None => {
                 let clean = self.clean.to_kind(Kind::Double);
                 let point = self.point.to_kind(Kind::Double);
-                let step = unit_l2(&free(&self.point, gradient, 0.0)) * eta;
-                let ahead = self.ball.project(&self.clean, &(&point + step - &clean), &self.epsilon);
+                let ahead = ascend_l2(&self.clean, &self.point, gradient, &self.eta, &self.epsilon);
                 let inertia = (&point - &self.previous) * (1.0 - &weight);
                 let there = &point + (ahead - &point) * weight + inertia - clean;
                 self.ball.project(&self.clean, &there, &self.epsilon)

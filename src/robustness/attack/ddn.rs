@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use super::nearest::Nearest;
 use super::rows::{self, choose};
 use super::runs::Runs;
-use super::step::{cosine, free, unit_l2};
+use super::step::{cosine, steepest_l2};
 use super::{Answer, Demand, Entry, Search, Setting, Status};
 use crate::protocol::{ClipOrder, Loss, Norm, Projection, Untargeted};
 use crate::robustness::threat::{Ball, length, per_row};
@@ -70,7 +70,7 @@ impl DdnSearch {
             Ball { norm: Norm::L2, projection: Projection::Euclidean, order: ClipOrder::ProjectThenClip };
         let share = |slot: usize| f64::from(self.step[slot]) / f64::from(self.steps);
         let alpha = rows::column(&self.setting, |slot| cosine(ALPHA[0], ALPHA[1], share(slot)));
-        let step = unit_l2(&free(&self.point, &answer.gradient, 0.0)) * per_row(&alpha, &self.point);
+        let step = steepest_l2(&self.point, &answer.gradient) * per_row(&alpha, &self.point);
         let delta = self.nearest.delta(&self.point) + step;
         let stretch = &self.length * STRETCH / length(Norm::L2, &delta).clamp_min(TINY);
         BALL.project(&self.nearest.clean, &(&delta * per_row(&stretch, &delta)), &self.length)

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::nearest::{Nearest, farthest};
 use super::rows::{self, choose};
 use super::runs::Runs;
-use super::step::{cosine, free, unit_l2};
+use super::step::{cosine, steepest_l2};
 use super::{Answer, Demand, Entry, Search, Setting, Status};
 use crate::protocol::{ClipOrder, Loss, Norm, Projection, Untargeted};
 use crate::robustness::threat::{Ball, length, per_row};
@@ -115,7 +115,7 @@ impl Search for FmnSearch {
         self.radius = self.next_radius(&delta, answer);
         let first = first_step(self.setting.norm);
         let alpha = per_row(&self.falling(first, first / 100.0), &self.point);
-        let step = unit_l2(&free(&self.point, &answer.gradient, 0.0)) * alpha;
+        let step = steepest_l2(&self.point, &answer.gradient) * alpha;
         self.point = self.ball.project(&self.nearest.clean, &(delta + step), &self.radius);
         (0..self.setting.slots)
             .map(|slot| {

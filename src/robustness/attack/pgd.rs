@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::rows;
-use super::step::{free, unit_l2};
+use super::step::{ascend_l2, free};
 use super::{Answer, Demand, Entry, Frozen, Goal, Search, Seen, Setting, Status, index};
 use crate::protocol::{Keep, Norm, Pgd, Projection, Target};
 use crate::robustness::threat::{Ball, flat, linf_bounds, per_row, random_start, unit_ball};
@@ -114,13 +114,13 @@ impl PgdSearch {
                 let step = answer.gradient.sign() * alpha.to_kind(Kind::Float);
                 (&self.point + step).maximum(low).minimum(high)
             }
+            None if (self.ball.projection, self.ball.norm) == (Projection::Euclidean, Norm::L2) => {
+                ascend_l2(&self.clean, &self.point, &answer.gradient, &self.alpha, &self.epsilon)
+            }
             None => {
-                let direction = match (self.ball.projection, self.ball.norm) {
-                    (Projection::Radial, _) => self.as_art(answer),
-                    (Projection::Euclidean, Norm::L1) => {
-                        steepest_l1(&free(&self.point, &answer.gradient, 0.0), &self.alpha)
-                    }
-                    (Projection::Euclidean, _) => unit_l2(&free(&self.point, &answer.gradient, 0.0)),
+                let direction = match self.ball.projection {
+                    Projection::Radial => self.as_art(answer),
+                    Projection::Euclidean => steepest_l1(&free(&self.point, &answer.gradient, 0.0), &self.alpha),
                 };
                 let delta = self.point.to_kind(Kind::Double) - self.clean.to_kind(Kind::Double);
                 self.ball.project(&self.clean, &(delta + direction * alpha), &self.epsilon)

@@ -78,14 +78,14 @@ impl SquareSearch {
         entries.iter_mut().enumerate().map(draw).collect()
     }
 
-    /// A sign for each channel of each slot; float32 [S, C, 1, 1].
-    fn signs(&mut self) -> Tensor {
+    /// A sign for each channel of each slot.
+    fn signs(&mut self) -> Vec<f32> {
         let [channels, ..] = self.setting.shape;
         let mut signs = Vec::with_capacity(self.setting.slots * channels as usize);
         for entry in &mut self.queries.entries {
             signs.extend((0..channels).map(|_| entry.as_mut().map_or(0.0, |(_, stream)| stream.sign() as f32)));
         }
-        Tensor::from_slice(&signs).to_device(self.setting.device).view([-1, channels, 1, 1])
+        signs
     }
 
     /// The best points, changed in one window each.
@@ -94,8 +94,7 @@ impl SquareSearch {
         let signs = self.signs();
         match &mut self.moves {
             Moves::Corners { low, high } => {
-                let window = square_window::mask(&windows, &self.setting);
-                high.where_self(&signs.gt(0.0), low).where_self(&window, &self.queries.best)
+                square_window::repaint(&self.queries.best, &windows, &signs, [low, high], &self.setting)
             }
             Moves::Bumps(bumps) => {
                 let mut second = Vec::with_capacity(windows.len());
@@ -109,6 +108,7 @@ impl SquareSearch {
                     second.push(place);
                     turned.push(turn);
                 }
+                let signs = square_window::per_channel(&signs, &self.setting);
                 bumps.moved(&self.queries.best, &windows, &turned, &second, &signs)
             }
         }

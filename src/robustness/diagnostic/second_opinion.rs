@@ -14,8 +14,8 @@ use std::ops::ControlFlow;
 use tch::{Kind, Tensor};
 
 use crate::protocol::{
-    Attack, AttackCondition, Cascade, ClipOrder, Condition, ConditionKind, Epsilon, Keep, Loss, Norm, Pgd, Projection,
-    Sign, Signs, Square, Stage, StepSize, Target, Targeted, ThreatModel, Untargeted,
+    Attack, AttackCondition, Cascade, ClipOrder, Condition, ConditionKind, Epsilon, Keep, Loss, Norm, Pgd, Precision,
+    Projection, Sign, Signs, Square, Stage, StepSize, Target, Targeted, ThreatModel, Untargeted,
 };
 use crate::robustness::attack::Goal;
 use crate::robustness::engine::{
@@ -100,7 +100,7 @@ struct Probe<'a, 'r> {
 
 impl Probe<'_, '_> {
     fn kernel(&self) -> Kernel<'_> {
-        Kernel { model: self.run.model, batch: self.run.batch.into() }
+        Kernel::new(self.run.model, self.run.batch.into())
     }
 
     /// float32 [n, C, H, W] on the model's device.
@@ -288,7 +288,13 @@ impl Probe<'_, '_> {
             return Ok(Vec::new());
         }
         let eight_bit = self.condition.eight_bit;
-        let kind = ConditionKind::Attack(AttackCondition { threat, independent: true, eight_bit, attack });
+        let kind = ConditionKind::Attack(AttackCondition {
+            threat,
+            independent: true,
+            eight_bit,
+            search_precision: Precision::Float32,
+            attack,
+        });
         let condition = Condition { id: "second opinion".into(), kind };
         let run = Run {
             images,

@@ -138,7 +138,7 @@ impl<'a, 'r> Pipeline<'a, 'r> {
         let run = self.run;
         name_pass(run, run.conditions[condition], pass);
         let labels: Vec<u32> = chunk.iter().map(|&image| run.images.labels[image]).collect();
-        let kernel = Kernel { model: run.model, batch: run.batch.into() };
+        let kernel = Kernel::new(run.model, run.batch.into());
         let unbounded = vec![None; chunk.len()];
         let corrupted = self.unit(pixels, chunk.len());
         let findings = examine(&kernel, &corrupted, clean, &labels, &unbounded, self.draws)?;

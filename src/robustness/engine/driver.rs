@@ -130,7 +130,7 @@ impl<'a, 'r, 'w> Driver<'a, 'r, 'w> {
         let [channels, height, width] = run.model.spec().input.map(i64::from);
         let pixels = Tensor::from_data_size(&run.images.pixels, &[images as i64, channels, height, width], Kind::Uint8);
         Self {
-            kernel: Kernel { model: run.model, batch: run.batch.into() },
+            kernel: Kernel::new(run.model, run.batch.into()).searching_in(run.conditions[group.start].search()),
             accounts: vec![vec![Account::default(); group.len()]; images],
             begun: vec![None; images],
             run,
@@ -150,7 +150,7 @@ impl<'a, 'r, 'w> Driver<'a, 'r, 'w> {
             ConditionKind::Corruption(_) => {
                 return Err(EngineError::Input("corruptions are evaluated apart".into()));
             }
-            ConditionKind::Attack(AttackCondition { threat, independent, eight_bit, attack }) => {
+            ConditionKind::Attack(AttackCondition { threat, independent, eight_bit, attack, .. }) => {
                 let task = Task { attack, norm: threat.norm, nearest: false, eight_bit: *eight_bit };
                 self.attack(task, *independent, from)?;
             }

@@ -3,16 +3,20 @@
 use tch::{Device, Kind, Tensor};
 
 use super::objective::Objective;
+use crate::protocol::Precision;
 use crate::robustness::attack::Answer;
-use crate::robustness::loss;
+use crate::robustness::host::{Numbers, is_here};
 use crate::robustness::model::{Classifier, ModelError};
 use crate::robustness::threat::{flat, per_row, to_vec};
+use crate::robustness::{loss, runtime};
 
 /// Runs a model on exactly `batch` images at a time; ragged tails are padded with black images. Every launch has one
 /// shape, so a row's numbers depend on that row alone.
 pub struct Kernel<'a> {
-    pub model: &'a dyn Classifier,
-    pub batch: i64,
+    model: &'a dyn Classifier,
+    batch: i64,
+    /// Of passes that search; all others are true float32.
+    search: Precision,
 }
 
 /// An [`Answer`] and, per slot, whether its gradient was bad.
@@ -26,7 +30,16 @@ pub struct Evaluation {
     pub losses: Vec<f64>,
 }
 
-impl Kernel<'_> {
+impl<'a> Kernel<'a> {
+    pub fn new(model: &'a dyn Classifier, batch: i64) -> Self {
+        Self { model, batch, search: Precision::Float32 }
+    }
+
+    /// The same, whose [`evaluate`](Self::evaluate) takes this precision.
+    pub fn searching_in(self, search: Precision) -> Self {
+        Self { search, ..self }
+    }
+
     /// Logits float32 [n, K] of images [n, C, H, W], without gradients.
     pub fn logits(&self, images: &Tensor) -> Result<Tensor, ModelError> {
         let rows = images.size()[0];
@@ -50,8 +63,12 @@ impl Kernel<'_> {
             _ => points.repeat_interleave_self_int(draws, 0, None),
         };
         let objective = objective.repeated(draws);
-        let (logits, ascent, gradient) = self.passes(&repeated, &objective, with_gradient)?;
+        let passes = || self.passes(&repeated, &objective, with_gradient);
+        let (logits, ascent, gradient) = runtime::in_precision(self.search, passes)?;
 
+        if draws == 1 && is_here(&logits) {
+            return Ok(at_host(points, &logits, ascent, gradient, &objective));
+        }
         let by_slot = |rows: &Tensor| rows.view([slots, draws]);
         let wrong = logits.argmax(1, false).ne_tensor(&objective.labels).to_kind(Kind::Int64);
         let misclassified = (by_slot(&wrong).sum_dim_intlist(1, false, Kind::Int64) * 2).gt(draws);
@@ -145,6 +162,41 @@ impl Kernel<'_> {
             .step_by(batch as usize)
             .map(move |first| pad(&images.narrow(0, first, batch.min(rows - first)), batch))
     }
+}
+
+/// What one draw per slot means, told on the CPU.
+fn at_host(
+    points: &Tensor,
+    logits: &Tensor,
+    ascent: loss::Ascent,
+    gradient: Option<Tensor>,
+    objective: &Objective,
+) -> Evaluation {
+    let seen = objective.misclassified(logits);
+    let slots = seen.len();
+    let wants_gradient = gradient.is_some();
+    let gradient = gradient.unwrap_or_else(|| Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand_as(points));
+    let (mut nan_gradient, mut zero_gradient) = (vec![false; slots], vec![false; slots]);
+    let (mut losses, mut finite) = (Vec::new(), true);
+    if wants_gradient {
+        losses = to_vec(&ascent.loss);
+        let numbers = Numbers::<f32>::of(&gradient);
+        let width = (numbers.read().len() / slots.max(1)).max(1);
+        for (slot, row) in numbers.read().chunks_exact(width).enumerate() {
+            nan_gradient[slot] = row.iter().any(|part| part.is_nan());
+            zero_gradient[slot] = row.iter().all(|part| *part == 0.0);
+            finite &= row.iter().all(|part| part.is_finite());
+        }
+    }
+    let gradient = if finite { gradient } else { gradient.nan_to_num(0.0, f64::from(f32::MAX), f64::from(f32::MIN)) };
+    let answer = Answer {
+        loss: ascent.loss,
+        misclassified: Tensor::from_slice(&seen),
+        seen,
+        gradient,
+        log_scale: ascent.log_scale.nan_to_num(f64::MIN, None, f64::MIN),
+    };
+    Evaluation { answer, nan_gradient, zero_gradient, losses }
 }
 
 /// `rows` [n, …] followed by zeros up to [batch, …].

@@ -2,8 +2,9 @@
 
 use tch::{Kind, Tensor};
 
-use super::{flat, per_row};
+use super::{flat, host, per_row};
 use crate::protocol::Norm;
+use crate::robustness::host::is_here;
 
 /// The shortest δ in `norm` with w·δ = −offset and point + δ ∈ [0,1], row by row; where the box keeps the hyperplane out of
 /// reach, the δ that goes as far as it can.
@@ -13,6 +14,13 @@ use crate::protocol::Norm;
 /// with Σ|wᵢδᵢ| = |offset|; in L1 the pixels with the largest |wᵢ| go to the box until that sum is reached
 /// (Croce and Hein 2020, "Minimally distorted adversarial examples", section 2.1).
 pub fn to_hyperplane(norm: Norm, points: &Tensor, w: &Tensor, offset: &Tensor) -> Tensor {
+    match norm {
+        Norm::Linf | Norm::L2 if is_here(points) => host::to_hyperplane(norm == Norm::Linf, points, w, offset),
+        _ => by_tensors(norm, points, w, offset),
+    }
+}
+
+fn by_tensors(norm: Norm, points: &Tensor, w: &Tensor, offset: &Tensor) -> Tensor {
     let direction = -(w.sign() * per_row(&offset.sign(), points));
     let up = direction.gt(0.0);
     let room = flat(&(1.0f64 - points).where_self(&up, points));
@@ -58,4 +66,28 @@ fn greedy(gain: &Tensor, room: &Tensor, wanted: &Tensor) -> Tensor {
     let distance = ((wanted - before) / gain.clamp_min(f64::MIN_POSITIVE)).clamp_min(0.0).minimum(&room);
     let distance = distance.masked_fill(&gain.eq(0.0), 0.0);
     distance.zeros_like().scatter(1, &order, &distance)
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    #[test]
+    fn rows_on_the_host_go_the_way_of_tensors() {
+        let numbers =
+            |factor: f64| (Tensor::arange(4 * 37, (Kind::Double, Device::Cpu)) * factor).frac().view([4, 1, 1, 37]);
+        let points = (numbers(0.618_033_988_75) * 1.4 - 0.2).clamp(0.0, 1.0);
+        let w = (numbers(0.414_213_562_37) - 0.5).where_self(&numbers(0.732_050_807_57).gt(0.2), &points.zeros_like());
+        let offset = Tensor::from_slice(&[0.0, -0.3, 4.0, 1e6]);
+        for norm in [Norm::Linf, Norm::L2] {
+            let host = host::to_hyperplane(norm == Norm::Linf, &points, &w, &offset);
+            let apart = (&host - by_tensors(norm, &points, &w, &offset)).abs().max().double_value(&[]);
+            assert!(apart < 1e-12, "{norm}: {apart}");
+            // A loss that is no number leads nowhere, and shows it.
+            let lost = host::to_hyperplane(norm == Norm::Linf, &points, &w, &Tensor::from_slice(&[f64::NAN; 4]));
+            assert!(bool::try_from(lost.isnan().all()).unwrap());
+        }
+    }
 }

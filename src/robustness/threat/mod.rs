@@ -4,6 +4,7 @@
 //! share a batch. Perturbations are float64 until they become pixels, and become pixels by rounding toward the clean
 //! image: whatever norm a perturbation has, the float32 image it turns into has no more of it.
 
+pub(crate) mod host;
 mod hyperplane;
 mod projection;
 mod start;

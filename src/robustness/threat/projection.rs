@@ -2,8 +2,9 @@
 
 use tch::{Kind, Tensor};
 
-use super::{clip, flat, per_row, toward_clean};
+use super::{clip, flat, host, per_row, toward_clean};
 use crate::protocol::{ClipOrder, Norm, Projection};
+use crate::robustness::host::is_here;
 
 /// ART's guard against division by zero.
 const ART_TOLERANCE: f64 = 1e-7;
@@ -23,6 +24,9 @@ impl Ball {
     /// The Euclidean projection is the nearest point of ball ∩ box, for which order means nothing: projecting on the ball
     /// and then on the box would leave part of the budget unused wherever the box cuts.
     pub fn project(&self, clean: &Tensor, delta: &Tensor, epsilon: &Tensor) -> Tensor {
+        if (self.norm, self.projection) == (Norm::L2, Projection::Euclidean) && is_here(clean) {
+            return host::l2_image(clean, delta, epsilon);
+        }
         let epsilon = per_row(epsilon, clean);
         let delta = match (self.norm, self.projection, self.order) {
             (Norm::Linf, _, _) => clip(clean, &delta.minimum(&epsilon).maximum(&-&epsilon)),
@@ -119,4 +123,33 @@ fn room(clean: &Tensor, delta: &Tensor) -> Tensor {
     let down = clean.to_kind(Kind::Double);
     let up: Tensor = 1.0 - &down;
     up.where_self(&delta.gt(0.0), &down)
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    /// Black, white and grey pixels, and perturbations of every size; odd in number.
+    fn case() -> (Tensor, Tensor, Tensor) {
+        let numbers =
+            |factor: f64| (Tensor::arange(5 * 37, (Kind::Double, Device::Cpu)) * factor).frac().view([5, 1, 1, 37]);
+        let clean = (numbers(0.618_033_988_75) * 1.4 - 0.2).clamp(0.0, 1.0).to_kind(Kind::Float);
+        let delta =
+            (numbers(0.414_213_562_37) - 0.5) * Tensor::from_slice(&[0.0, 0.01, 1.0, 3.0, 100.0]).view([5, 1, 1, 1]);
+        (clean, delta, Tensor::from_slice(&[0.5, 1.0, 0.7, 2.5, 1e-3]))
+    }
+
+    #[test]
+    fn rows_on_the_host_are_projected_as_tensors_are() {
+        let (clean, delta, epsilon) = case();
+        let image = host::l2_image(&clean, &delta, &epsilon);
+        let other = toward_clean(&clean, &l2_ball_and_box(&clean, &delta, &per_row(&epsilon, &clean)));
+        assert!((&image - other).abs().max().double_value(&[]) < 2e-7);
+        for row in 0..5 {
+            let one = |tensor: &Tensor| tensor.narrow(0, row, 1);
+            assert_eq!(host::l2_image(&one(&clean), &one(&delta), &one(&epsilon)), one(&image));
+        }
+    }
 }

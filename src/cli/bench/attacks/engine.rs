@@ -11,6 +11,7 @@ use tch::{Kind, Tensor};
 use super::super::Cell;
 use super::canonical;
 use crate::dataset::Batch;
+use crate::evaluator::counted::Counted;
 use crate::evaluator::{calibrate, clock, new_profile, platform};
 use crate::protocol::{Condition, Device, Format, ModelSpec, NumericProfile, Protocol, VerdictRule};
 use crate::robustness::engine::{Images, Run, evaluate, pull_back};
@@ -36,8 +37,11 @@ pub struct Timed {
     pub cpu_seconds: f64,
     /// Images that every condition left standing.
     pub standing: Vec<usize>,
-    /// Processor seconds that the same passes take by themselves.
+    /// Seconds that the same passes take by themselves.
     pub needed: f64,
+    /// Passes of images, and of rows, empty slots included.
+    pub passes: f64,
+    pub rows: f64,
 }
 
 impl Timed {
@@ -45,11 +49,16 @@ impl Timed {
         self.seconds += other.seconds;
         self.cpu_seconds += other.cpu_seconds;
         self.needed += other.needed;
+        self.passes += other.passes;
+        self.rows += other.rows;
     }
 
-    /// Share of the time that the passes of the model itself take.
-    pub fn efficiency(&self, id: &str) -> Cell {
-        Cell::new(format!("efficiency/{id}"), self.needed, "s", self.seconds)
+    /// Share of the time that the passes of the model itself take, and share of the slots that were not empty.
+    pub fn efficiency(&self, id: &str) -> [Cell; 2] {
+        [
+            Cell::new(format!("efficiency/{id}"), self.needed, "s", self.seconds),
+            Cell::new(format!("filled/{id}"), self.passes, "passes", self.rows),
+        ]
     }
 }
 
@@ -93,8 +102,9 @@ impl Subject {
     /// Evaluates all images under `conditions`.
     pub fn time(&self, conditions: &[Condition]) -> anyhow::Result<Timed> {
         let named: Vec<&Condition> = conditions.iter().collect();
+        let counted = Counted::new(&self.model);
         let run = Run {
-            model: &self.model,
+            model: &counted,
             images: &self.images,
             conditions: &named,
             seed: 0,
@@ -124,7 +134,8 @@ impl Subject {
         let standing = (0..conditions.len())
             .map(|condition| outcomes.iter().filter(|o| o.condition == condition && o.verdict.robust).count())
             .collect();
-        Ok(Timed { seconds, cpu_seconds, standing, needed: passes.needed(forwards, backwards) })
+        let needed = passes.needed(forwards, backwards);
+        Ok(Timed { seconds, cpu_seconds, standing, needed, passes: forwards as f64, rows: counted.rows() as f64 })
     }
 }
 

@@ -69,7 +69,7 @@ pub fn run(arguments: &AttackArguments) -> anyhow::Result<Report> {
         let subject = Subject::untrained(file, runtime)?;
         summary.insert("resnet18_profile".into(), json!(subject.profile));
         let conditions = engine::mixture()?;
-        cells.push(subject.time(&conditions)?.efficiency("resnet18/mixture"));
+        cells.extend(subject.time(&conditions)?.efficiency("resnet18/mixture"));
     }
     summary.insert("threads".into(), json!(runtime.threads));
     summary.insert("optimised_build".into(), json!(!cfg!(debug_assertions)));
@@ -93,7 +93,7 @@ fn grid(
     let (mut ours, mut theirs) = (Timed::default(), Timed::default());
     for (norm, budgets) in GRID {
         let mine = subject.time(&conditions(&format!("pgd-{norm}"))?)?;
-        cells.push(mine.efficiency(&format!("{name}/pgd-{norm}")));
+        cells.extend(mine.efficiency(&format!("{name}/pgd-{norm}")));
         summary.insert(format!("{name}_pgd_{norm}_standing"), json!(mine.standing));
         ours.add(&mine);
         let Some(rival) = rival.as_deref_mut() else { continue };
@@ -118,7 +118,7 @@ fn autoattack(
     summary: &mut Map<String, Value>,
 ) -> anyhow::Result<()> {
     let mine = subject.time(&conditions("autoattack-standard")?)?;
-    cells.push(mine.efficiency("adv/autoattack-standard"));
+    cells.extend(mine.efficiency("adv/autoattack-standard"));
     summary.insert("adv_autoattack_standing".into(), json!(mine.standing));
     let Some(rival) = rival else { return Ok(()) };
     let question = Question { model: &subject.file, attack: "autoattack", norm: "linf", epsilon: 0.3, steps: 100 };
