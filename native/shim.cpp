@@ -9,11 +9,16 @@
 #include <ATen/autocast_mode.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <dlfcn.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/passes/tensorexpr_fuser.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
+#include <torch/csrc/jit/serialization/import.h>
 #include <torch/headeronly/version.h>
 
 #include <exception>
+#include <memory>
+#include <sstream>
 #include <string>
 
 namespace {
@@ -33,6 +38,20 @@ const char* guarded(Body body) {
     return keep(error.what());
   } catch (...) {
     return keep("an unknown C++ exception");
+  }
+}
+
+// Tensors that stand in the program itself, as freezing and tracing leave them.
+void widen_constants(torch::jit::Block* block) {
+  namespace attr = c10::attr;
+  for (auto* node : block->nodes()) {
+    bool holds_tensor = node->kind() == c10::prim::Constant && node->hasAttribute(attr::value) &&
+        node->kindOf(attr::value) == torch::jit::AttributeKind::t;
+    if (holds_tensor && node->t(attr::value).is_floating_point()) {
+      node->t_(attr::value, node->t(attr::value).to(at::kDouble));
+      node->output()->setType(c10::TensorType::get());
+    }
+    for (auto* inner : node->blocks()) widen_constants(inner);
   }
 }
 
@@ -105,6 +124,41 @@ const char* gauntlet_fix_torchscript_executor() {
     bool done = !torch::jit::getProfilingMode() && !torch::jit::tensorExprFuserEnabled();
     return done ? nullptr : keep("TorchScript keeps its profiling executor");
   });
+}
+
+// A TorchScript archive with every floating-point parameter, buffer and constant in float64, in evaluation mode, frozen; `device` is -1 for the
+// CPU. On success `module` is to be freed by gauntlet_free_wide.
+const char* gauntlet_load_wide(const char* bytes, size_t length, int device, void** module) {
+  return guarded([=]() -> const char* {
+    std::istringstream archive(std::string(bytes, length));
+    auto place = device < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(device));
+    auto loaded = std::make_unique<torch::jit::Module>(torch::jit::load(archive, place));
+    loaded->eval();
+    auto widen = [](at::Tensor tensor) {
+      if (!tensor.is_floating_point()) return;
+      tensor.requires_grad_(false);
+      tensor.set_data(tensor.to(at::kDouble));
+    };
+    for (auto tensor : loaded->parameters()) widen(tensor);
+    for (auto tensor : loaded->buffers()) widen(tensor);
+    for (const auto& part : loaded->modules()) {
+      for (const auto& method : part.get_methods()) widen_constants(method.graph()->block());
+    }
+    *module = loaded.release();
+    return nullptr;
+  });
+}
+
+// The module's output for `images`; `output` is the caller's.
+const char* gauntlet_forward_wide(void* module, const at::Tensor* images, at::Tensor** output) {
+  return guarded([=]() -> const char* {
+    *output = new at::Tensor(static_cast<torch::jit::Module*>(module)->forward({*images}).toTensor());
+    return nullptr;
+  });
+}
+
+void gauntlet_free_wide(void* module) {
+  delete static_cast<torch::jit::Module*>(module);
 }
 
 // Hands cached CUDA memory back to the driver. Without CUDA there is nothing to do.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -23,20 +24,22 @@ const NOBODY: u32 = 65534;
 
 fn main() {
     let arguments: Vec<String> = env::args().collect();
-    if let [_, word, folder, address] = &arguments[..]
+    if let [_, word, folder, address, device] = &arguments[..]
         && word == "probe"
     {
-        return probe(Path::new(folder), address);
+        let device = if device == "cuda" { Device::Cuda } else { Device::Cpu };
+        return probe(Path::new(folder), address, device);
     }
-    native_code_in_the_sandbox_reaches_nothing(None);
+    native_code_in_the_sandbox_reaches_nothing(None, Device::Cpu);
+    native_code_in_the_sandbox_reaches_nothing(None, Device::Cuda);
     if nix::unistd::geteuid().is_root() {
-        native_code_in_the_sandbox_reaches_nothing(Some(NOBODY));
+        native_code_in_the_sandbox_reaches_nothing(Some(NOBODY), Device::Cpu);
     }
     println!("native_code_in_the_sandbox_reaches_nothing ... ok");
 }
 
-/// `account`: the one that the probe starts with.
-fn native_code_in_the_sandbox_reaches_nothing(account: Option<u32>) {
+/// `account`: the one that the probe starts with. The rules for a GPU are the same whether there is one or not.
+fn native_code_in_the_sandbox_reaches_nothing(account: Option<u32>, device: Device) {
     let folder = tempfile::tempdir().unwrap();
     let open_to_all = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     open_to_all(folder.path(), 0o777);
@@ -57,6 +60,7 @@ fn native_code_in_the_sandbox_reaches_nothing(account: Option<u32>) {
 
     let mut command = Command::new(&binary);
     command.arg("probe").arg(folder.path()).arg(listener.local_addr().unwrap().to_string());
+    command.arg(if device == Device::Cuda { "cuda" } else { "cpu" });
     command.env_clear().env("LD_LIBRARY_PATH", room.path()).stderr(Stdio::piped());
     if let Some(account) = account {
         command.uid(account).gid(account);
@@ -69,7 +73,7 @@ fn native_code_in_the_sandbox_reaches_nothing(account: Option<u32>) {
     let sandbox: Sandbox = serde_json::from_str(sandbox).unwrap();
     let Sandbox::Enforced(Enforced { own_account, memory, .. }) = sandbox else { panic!("{sandbox:?}") };
     assert_eq!(own_account, account.is_none() && nix::unistd::geteuid().is_root());
-    assert_eq!(memory, MemoryBound::Rlimit);
+    assert_eq!(memory, if device == Device::Cuda { MemoryBound::Inherited } else { MemoryBound::Rlimit });
 
     for (attempt, outcome) in &report {
         if let Some(needed) = attempt.strip_prefix("needs ") {
@@ -112,11 +116,11 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 /// Enters the sandbox, tries everything, and prints by attempt the error number it met, `null` if it succeeded.
-fn probe(folder: &Path, address: &str) {
+fn probe(folder: &Path, address: &str, device: Device) {
     let confinement = Confinement { memory_bytes: Some(MEMORY) };
     let (uid, parent) = (nix::unistd::geteuid(), std::os::unix::process::parent_id() as c_int);
     let own_file = folder.join(format!("own-{uid}"));
-    let sandbox = confine::enter(&confinement, Device::Cpu).unwrap();
+    let sandbox = confine::enter(&confinement, device).unwrap();
     let mut report = BTreeMap::new();
     let mut attempt = |name: &str, outcome: io::Result<()>| {
         let errno = outcome.err().map(|e| e.raw_os_error().unwrap_or(-1));
@@ -190,7 +194,27 @@ fn probe(folder: &Path, address: &str) {
     attempt("limit the parent", call(libc::SYS_prlimit64, [parent.into(), libc::RLIMIT_CPU as c_long, 0, 0]));
 
     attempt("become root", call(libc::SYS_setuid, [0; 4]));
-    attempt("lift a limit", lift_limit());
+    match device {
+        Device::Cpu => {
+            attempt("lift a limit", lift_limit());
+            attempt("take all memory", map(2 * MEMORY as usize, libc::PROT_READ | libc::PROT_WRITE));
+            attempt("make a packet socket", packet_socket().map(drop));
+            attempt("name its thread by a file", fs::write(own_name(), "x"));
+        }
+        // What `cuInit` does.
+        Device::Cuda => {
+            let socket = packet_socket();
+            let descriptor = socket.as_ref().map_or(-1, |socket| c_long::from(socket.as_raw_fd()));
+            attempt("needs a packet socket", socket.as_ref().map(drop).map_err(|e| io::Error::from(e.kind())));
+            // Two bytes of family and a name that begins with 0 and is no file.
+            let name = [libc::AF_UNIX as u8, 0, 0, b'g', b'0' + (parent % 10) as u8];
+            let bound = [descriptor, name.as_ptr() as c_long, name.len() as c_long, 0];
+            attempt("needs a name that is no file", call(libc::SYS_bind, bound));
+            attempt("needs to listen on it", call(libc::SYS_listen, [descriptor, 1, 0, 0]));
+            attempt("call somebody with it", call(libc::SYS_connect, bound));
+            attempt("needs to name its thread by a file", fs::write(own_name(), "x"));
+        }
+    }
     attempt("leave a namespace", call(libc::SYS_unshare, [libc::CLONE_NEWUSER.into(), 0, 0, 0]));
     attempt("mount", call(libc::SYS_mount, [0; 4]));
     attempt("change the root", call(libc::SYS_chroot, [precious as c_long, 0, 0, 0]));
@@ -200,7 +224,6 @@ fn probe(folder: &Path, address: &str) {
     attempt("count performance", call(libc::SYS_perf_event_open, [0; 4]));
     attempt("handle page faults", call(libc::SYS_userfaultfd, [0; 4]));
     attempt("share memory by key", call(libc::SYS_shmget, [0, 4096, 0o1600, 0]));
-    attempt("take all memory", map(2 * MEMORY as usize, libc::PROT_READ | libc::PROT_WRITE));
 
     attempt("needs its status", read(Path::new("/proc/self/status")));
     attempt("needs the processors", read(Path::new("/proc/cpuinfo")));
@@ -227,6 +250,18 @@ fn map(bytes: usize, protection: c_int) -> io::Result<()> {
     // SAFETY: a fresh anonymous mapping.
     let memory = unsafe { libc::mmap(std::ptr::null_mut::<c_void>(), bytes, protection, flags, -1, 0) };
     if memory == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn packet_socket() -> io::Result<OwnedFd> {
+    // SAFETY: a plain call; a descriptor that it returns is new.
+    unsafe {
+        let descriptor = libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0);
+        if descriptor < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(descriptor)) }
+    }
+}
+
+fn own_name() -> String {
+    format!("/proc/self/task/{}/comm", nix::unistd::gettid())
 }
 
 fn lift_limit() -> io::Result<()> {

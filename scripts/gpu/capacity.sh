@@ -17,32 +17,12 @@ work=$(mktemp -d)
 export GAUNTLET_DATA_DIR=$work/data GAUNTLET_LISTEN=127.0.0.1:18080 GAUNTLET_METRICS_LISTEN=127.0.0.1:19464 GAUNTLET_SERVER=http://127.0.0.1:18080
 chmod 755 "$work"
 
+python3 tools/bench/resnet.py 50 "$work/resnet50.pt"
 python3 - "$work" "$images" <<'PY'
 import sys, numpy, torch
-from torch import nn
 work, images = sys.argv[1], int(sys.argv[2])
 
-class Bottleneck(nn.Module):
-    def __init__(self, inside, width, stride):
-        super().__init__()
-        conv = lambda a, b, k, s: [nn.Conv2d(a, b, k, s, k // 2, bias=False), nn.BatchNorm2d(b)]
-        self.way = nn.Sequential(*conv(inside, width, 1, 1), nn.ReLU(), *conv(width, width, 3, stride), nn.ReLU(), *conv(width, 4 * width, 1, 1))
-        changes = stride > 1 or inside != 4 * width
-        self.past = nn.Sequential(*conv(inside, 4 * width, 1, stride)) if changes else nn.Identity()
-
-    def forward(self, x):
-        return torch.relu(self.way(x) + self.past(x))
-
-layers = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
-inside = 64
-for depth, width in zip([3, 4, 6, 3], [64, 128, 256, 512]):
-    for block in range(depth):
-        layers.append(Bottleneck(inside, width, 2 if block == 0 and width > 64 else 1))
-        inside = 4 * width
-torch.manual_seed(0)
-model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inside, 1000)).eval()
-torch.jit.trace(model, torch.rand(2, 3, 224, 224)).save(f"{work}/resnet50.pt")
-smooth = nn.functional.interpolate(torch.rand(images, 3, 28, 28), size=224, mode="bilinear")
+smooth = torch.nn.functional.interpolate(torch.rand(images, 3, 28, 28), size=224, mode="bilinear")
 pixels = (smooth * 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
 numpy.savez(f"{work}/images.npz", x=pixels, y=numpy.arange(images, dtype=numpy.int64) % 1000)
 PY

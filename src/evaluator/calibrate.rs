@@ -21,7 +21,7 @@ const SHORT_LAUNCH: Duration = Duration::from_millis(300);
 /// Channels last must be this much faster than channels first.
 const FASTER_FORMAT: f64 = 0.95;
 /// More threads and larger batches must be this much faster: a batch runs full only as long as enough images wait.
-const WORTH_IT: f64 = 0.9;
+const WORTH_IT: f64 = 0.96;
 
 /// Completes `profile`, whose batch is a first guess. Trials that fail are choices that are not taken; `None` where not even the plain choice
 /// can be timed, which the model's probe will explain.

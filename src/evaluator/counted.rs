@@ -36,4 +36,8 @@ impl Classifier for Counted<'_> {
         self.rows.set(self.rows.get() + images.size()[0] as u64);
         self.model.logits(images)
     }
+
+    fn in_float64(&self) -> Option<Box<dyn Classifier>> {
+        self.model.in_float64()
+    }
 }

@@ -150,7 +150,7 @@ struct Rule {
 
 const NEVER: f64 = 1.0;
 
-const RULES: [Rule; 15] = [
+const RULES: [Rule; 16] = [
     Rule {
         sign: Sign::ZeroGradients,
         code: "zero_gradients",
@@ -221,6 +221,15 @@ const RULES: [Rule; 15] = [
         noted: false,
         suspicious: 0.05,
         unreliable: 0.3,
+    },
+    Rule {
+        sign: Sign::PrecisionMatters,
+        code: "precision_matters",
+        sentence: "On sampled images float64 gives another class, or a gradient that points elsewhere, than float32: the \
+                   model's own arithmetic loses what attacks need to see, and so may whoever runs it.",
+        noted: true,
+        suspicious: 0.05,
+        unreliable: NEVER,
     },
     Rule {
         sign: Sign::Unstable,

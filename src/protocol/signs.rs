@@ -27,6 +27,8 @@ pub enum Sign {
     NoneFound,
     /// Of a sample of correct images: a small step along the gradient does not raise the loss above a step against it.
     MisleadingGradient,
+    /// Of a sample of correct images: float32 and float64 disagree on the class next to it, or on where the gradient points.
+    PrecisionMatters,
     /// Of a sample of correct images: noise of one grey level changes the class.
     Unstable,
     /// Of a sample of correct images: an ascent without a budget does not break it.

@@ -62,6 +62,8 @@ fn first_initialise(threads: u32) -> Result<Runtime, RuntimeError> {
         check(gauntlet_fix_torchscript_executor())?;
     }
     let cuda = if Cuda::is_available() { Cuda::device_count() as usize } else { 0 };
+    let cuda_problem =
+        cuda_problem.or_else(|| if cuda == 0 && cuda_library.is_some() { driver_problem() } else { None });
     // SAFETY: both return strings.
     let (libtorch, cpu_capability) =
         unsafe { (string(gauntlet_libtorch_version()), string(gauntlet_cpu_capability())) };
@@ -140,9 +142,31 @@ fn open_globally(path: &Path) -> Result<(), String> {
     if !handle.is_null() {
         return Ok(());
     }
+    Err(linker_error())
+}
+
+fn linker_error() -> String {
     // SAFETY: returns null or a string.
     let reason = unsafe { libc::dlerror() };
-    Err(if reason.is_null() { "unknown reason".to_owned() } else { string(reason) })
+    if reason.is_null() { "unknown reason".to_owned() } else { string(reason) }
+}
+
+/// Why the CUDA driver finds no GPU although libtorch's CUDA half is there.
+fn driver_problem() -> Option<String> {
+    // SAFETY: a constant name; the driver's library is never closed.
+    let driver = unsafe { libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW) };
+    if driver.is_null() {
+        return Some(linker_error());
+    }
+    // SAFETY: the driver's documented entry, which takes flags, 0, and returns an error code.
+    let code = unsafe {
+        let entry = libc::dlsym(driver, c"cuInit".as_ptr());
+        if entry.is_null() {
+            return Some(linker_error());
+        }
+        std::mem::transmute::<*mut libc::c_void, extern "C" fn(u32) -> c_int>(entry)(0)
+    };
+    (code != 0).then(|| format!("the CUDA driver does not start: cuInit returns {code}"))
 }
 
 fn check(problem: *const c_char) -> Result<(), RuntimeError> {

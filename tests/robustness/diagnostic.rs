@@ -174,6 +174,22 @@ fn models_that_only_look_robust_are_exposed_by_what_is_wrong_with_them() {
 }
 
 #[test]
+fn float64_tells_what_float32_rounds_away() {
+    let Models { misleading, honest } = models();
+    let looked = |recipe: &Recipe| {
+        let (_, signs) = shard(&recipe.load(), &digits(), &attack_on(recipe), &(1297..1317).collect::<Vec<_>>());
+        signs[0].seen[&Sign::PrecisionMatters].clone()
+    };
+    let rounded = misleading.iter().find(|recipe| recipe.name == "logits rounded by float32").unwrap();
+    let seen = looked(rounded);
+    assert!(seen.count >= 4, "{seen:?}");
+    for recipe in honest.iter().take(2) {
+        let seen = looked(recipe);
+        assert!(seen.of >= 10 && seen.count == 0, "{}: {seen:?}", recipe.name);
+    }
+}
+
+#[test]
 fn honest_models_are_trustworthy() {
     let models = models().honest;
     for name in ["standard", "adversarially trained"] {

@@ -2,7 +2,7 @@
 
 use gauntlet::protocol::*;
 use gauntlet::robustness::attack::Goal;
-use gauntlet::robustness::engine::{Kernel, Objective};
+use gauntlet::robustness::engine::{Kernel, Objective, Outcome};
 use gauntlet::robustness::model::Classifier;
 use gauntlet::robustness::runtime;
 use tch::{Device, Tensor};
@@ -56,4 +56,27 @@ fn what_a_rough_search_finds_is_examined_in_float32() {
     };
     let (exactly, roughly) = (broken(&plain), broken(&rough));
     assert!(exactly > 10 && roughly.abs_diff(exactly) <= 4, "{exactly} and {roughly} of 80");
+}
+
+#[test]
+fn a_search_does_not_believe_its_own_rounding() {
+    // Logits near 100 are half a unit apart in bfloat16, and their differences here are smaller.
+    let (weights, bias) = (uniform(&[3, 64], -0.01, 0.01, 5), Tensor::from_slice(&[100.0f32; 3]));
+    let logits = move |images: &Tensor| images.flatten(1, -1).linear(&weights, Some(&bias));
+    let model = Model { spec: spec([1, 8, 8], 3), logits };
+    let images = images(&model, 20, 0);
+    let mut conditions = ladder(Norm::Linf, &[1e-5], false, &pgd());
+    let ConditionKind::Attack(condition) = &mut conditions[0].kind else { unreachable!("a ladder of attacks") };
+    condition.search_precision = Precision::Bfloat16;
+    let Attack::Pgd(pgd) = &condition.attack else { unreachable!("it is PGD") };
+    let steps = pgd.steps;
+    let standing: Vec<Outcome> =
+        attack(&model, &images, &conditions).into_iter().filter(|outcome| outcome.verdict.robust).collect();
+    assert!(standing.len() >= 15, "{}", standing.len());
+    assert!(standing.iter().all(|outcome| outcome.notes.unconfirmed == 0 && outcome.verdict.backwards >= steps));
+    let looked_again = |outcome: &&Outcome| outcome.verdict.forwards > 2 * steps;
+    assert!(
+        standing.iter().filter(looked_again).count() >= 5,
+        "ties were misclassified in bfloat16 and not in float32"
+    );
 }

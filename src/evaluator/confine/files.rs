@@ -43,6 +43,18 @@ const CUDA_READS: [&str; 9] = [
     "/usr/share/nvidia",
 ];
 
+/// Where the CUDA driver's own library may lie; links lead from the usual places to the others.
+const CUDA_DRIVERS: [&str; 8] = [
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/local/nvidia/lib64",
+    "/usr/local/cuda/compat",
+];
+
 /// Folders and files that may be read. Ask before the account changes: a folder may be closed to the new one.
 pub fn readable(device: Device) -> Vec<PathBuf> {
     let mut paths: BTreeSet<PathBuf> = EVERYWHERE.iter().map(PathBuf::from).collect();
@@ -61,6 +73,7 @@ pub fn readable(device: Device) -> Vec<PathBuf> {
     if device == Device::Cuda {
         paths.extend(CUDA_READS.iter().map(PathBuf::from));
         paths.extend(pci_roots());
+        paths.extend(driver_folders());
     }
     paths.into_iter().collect()
 }
@@ -70,6 +83,13 @@ fn mapped_libraries() -> BTreeSet<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let paths = maps.lines().filter_map(|line| line.find('/').map(|start| PathBuf::from(&line[start..])));
     paths.filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().contains(".so"))).collect()
+}
+
+/// Folders of `libcuda.so.1`, links followed: beside it lie the parts that it loads itself.
+fn driver_folders() -> Vec<PathBuf> {
+    let libraries = CUDA_DRIVERS.iter().filter_map(|folder| Path::new(folder).join("libcuda.so.1").canonicalize().ok());
+    let linked = libraries.filter_map(|library| Some(library.parent()?.to_owned()));
+    linked.chain(CUDA_DRIVERS.iter().map(PathBuf::from)).filter(|folder| folder.is_dir()).collect()
 }
 
 /// `/sys/devices/pci0000:00` and its like.
@@ -127,8 +147,11 @@ fn ruleset(readable: &[PathBuf], device: Device) -> Result<RulesetCreated, Rules
             let device: BitFlags<AccessFs> = read | AccessFs::WriteFile | AccessFs::IoctlDev;
             rules
                 .add_rules(path_beneath_rules(gpu_devices(), device))?
-                // `cuInit` names its threads there.
-                .add_rules(path_beneath_rules([Path::new("/proc/self/task")], read | AccessFs::WriteFile))?
+                // `cuInit` names its threads there, by files that it opens with `O_TRUNC`.
+                .add_rules(path_beneath_rules(
+                    [Path::new("/proc/self/task")],
+                    read | AccessFs::WriteFile | AccessFs::Truncate,
+                ))?
         }
     };
     if !has_model {

@@ -8,12 +8,14 @@ use seccompiler::{
     TargetArch, apply_filter, sock_filter,
 };
 
+use crate::protocol::Device;
+
 /// Refused with EPERM, whatever the arguments.
 #[rustfmt::skip]
 const DENIED: &[c_long] = &[
     // Sockets: Landlock knows TCP only. The one the child speaks over was made before.
     // A pair of datagram sockets could be used to send to any socket in the file system.
-    SYS_socket, SYS_socketpair, SYS_bind, SYS_listen, SYS_connect, SYS_accept, SYS_accept4,
+    SYS_socketpair, SYS_connect,
     // Leaving the group that is killed with the child, or pushing others aside.
     SYS_setpgid, SYS_setsid, SYS_setpriority,
     // Other processes.
@@ -53,8 +55,8 @@ const DENIED_HERE: &[c_long] = &[SYS_kexec_file_load];
 const UNKNOWN: &[c_long] = &[SYS_clone3, SYS_openat2, 452];
 
 /// Installs the filters. They bind this thread and those that it starts.
-pub fn deny() -> Result<(), String> {
-    for filter in [foreign_numbers(), compile(refused()?, EPERM)?, compile(unknown(), ENOSYS)?] {
+pub fn deny(device: Device) -> Result<(), String> {
+    for filter in [foreign_numbers(), compile(refused(device)?, EPERM)?, compile(unknown(), ENOSYS)?] {
         apply_filter(&filter).map_err(|e| e.to_string())?;
     }
     Ok(())
@@ -72,12 +74,12 @@ fn unknown() -> Rules {
     UNKNOWN.iter().map(|&call| (call, Vec::new())).collect()
 }
 
-fn refused() -> Result<Rules, String> {
+fn refused(device: Device) -> Result<Rules, String> {
     let when = |argument: u8, operator: SeccompCmpOp, value: u64| {
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
     };
     let rule = |conditions: Vec<Result<SeccompCondition, _>>| {
-        SeccompRule::new(conditions.into_iter().collect::<Result<_, _>>()?)
+        SeccompRule::new(conditions.into_iter().collect::<Result<_, _>>()?).map(Some)
     };
     let me = u64::from(std::process::id());
     let (thread, truncate) = (CLONE_THREAD as u64, O_TRUNC as u64);
@@ -91,15 +93,38 @@ fn refused() -> Result<Rules, String> {
             (SYS_prlimit64, rule(vec![when(0, SeccompCmpOp::Ne, me), when(0, SeccompCmpOp::Ne, 0)])?),
             // To die with its parent is not the model's to undo.
             (SYS_prctl, rule(vec![when(0, SeccompCmpOp::Eq, PR_SET_PDEATHSIG as u64)])?),
-            // Before its third version Landlock does not see truncation.
+        ])
+    };
+    // Before its third version Landlock does not see it.
+    let on_cpu = || {
+        let mut rules = vec![
             (SYS_openat, rule(vec![when(2, SeccompCmpOp::MaskedEq(truncate), truncate)])?),
             #[cfg(target_arch = "x86_64")]
             (SYS_open, rule(vec![when(1, SeccompCmpOp::MaskedEq(truncate), truncate)])?),
-        ])
+        ];
+        rules.extend([SYS_socket, SYS_bind, SYS_listen, SYS_accept, SYS_accept4].map(|call| (call, None)));
+        Ok(rules)
     };
-    let conditional = conditional().map_err(|e: seccompiler::BackendError| e.to_string())?;
-    let always = DENIED.iter().chain(DENIED_HERE).map(|&call| (call, Vec::new()));
-    Ok(always.chain(conditional.into_iter().map(|(call, rule)| (call, vec![rule]))).collect())
+    // `cuInit` makes a local socket of packets, under a name that is no file, and listens on it. Nobody can be called with it.
+    let on_gpu = || {
+        const KIND: u64 = 0xf;
+        let other = |kind: u64| Ok((SYS_socket, rule(vec![when(1, SeccompCmpOp::MaskedEq(KIND), kind)])?));
+        let packets = SOCK_SEQPACKET as u64;
+        let mut rules = (0..=KIND).filter(|kind| *kind != packets).map(other).collect::<Result<Vec<_>, _>>()?;
+        rules.push((SYS_socket, rule(vec![when(0, SeccompCmpOp::Ne, AF_UNIX as u64)])?));
+        Ok(rules)
+    };
+    let words = |e: seccompiler::BackendError| e.to_string();
+    let mut conditional = conditional().map_err(words)?;
+    conditional.extend(match device {
+        Device::Cpu => on_cpu().map_err(words)?,
+        Device::Cuda => on_gpu().map_err(words)?,
+    });
+    let mut rules: Rules = DENIED.iter().chain(DENIED_HERE).map(|&call| (call, Vec::new())).collect();
+    for (call, rule) in conditional {
+        rules.entry(call).or_default().extend(rule);
+    }
+    Ok(rules)
 }
 
 /// Refuses system call numbers with bit 30 set: on x86-64 they are the x32 spellings of calls that the other filters name

@@ -1,8 +1,8 @@
 //! The second opinion: a probe of bounded cost on a sample of images, at one condition. It changes no verdict; what it breaks
 //! of the images that stand, its examination has confirmed as any verdict's.
 //!
-//! Every sampled image costs one forward pass. Those that the model gets right cost 11 forwards and one backward for the
-//! direction of the gradient and the stability of the class, and [`UNBOUNDED_STEPS`] of each without a budget. Those that the
+//! Every sampled image costs one forward pass. Those that the model gets right cost 13 forwards and three backwards for the
+//! direction of the gradient, in float32 and in float64, and the stability of the class, and [`UNBOUNDED_STEPS`] of each without a budget. Those that the
 //! condition left standing cost [`NOISE_DRAWS`] forwards, and a cascade of [`QUERIES`] forwards (Square), then [`FAB_STEPS`]
 //! of each towards [`TARGETS`] classes (FAB), [`ASCENT_STEPS`] of each on cross-entropy and again towards each of those
 //! classes (APGD). Where the attack averages over draws (`eot`), gradients are averaged over as many.
@@ -10,6 +10,7 @@
 //! A deterministic model alone is attacked again: a stochastic one's verdict is a draw, which another draw does not refute.
 
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tch::{Kind, Tensor};
 
@@ -17,13 +18,13 @@ use crate::protocol::{
     Attack, AttackCondition, Cascade, ClipOrder, Condition, ConditionKind, Epsilon, Keep, Loss, Norm, Pgd, Precision,
     Projection, Sign, Signs, Square, Stage, StepSize, Target, Targeted, ThreatModel, Untargeted,
 };
-use crate::robustness::attack::Goal;
+use crate::robustness::attack::{Answer, Goal};
 use crate::robustness::engine::{
     EngineError, Images, Kernel, Objective, Outcome, Progress, Run, evaluate, guarded, name_pass,
 };
 use crate::robustness::model::to_unit;
 use crate::robustness::rng::Stream;
-use crate::robustness::threat::{random_start, to_eight_bits, to_vec, unit_sphere};
+use crate::robustness::threat::{flat, random_start, to_eight_bits, to_vec, unit_sphere};
 
 /// Steps of the ascent without a budget; each may move a pixel by a twentieth of its range.
 pub const UNBOUNDED_STEPS: u32 = 50;
@@ -39,6 +40,8 @@ pub const TARGETS: u32 = 3;
 const LEVEL: f64 = 1.0 / 255.0;
 /// Grey levels from the image to where the gradient is looked at.
 const NEAR: f64 = 2.0;
+/// Cosine of two gradients that point the same way, near enough.
+const SAME_WAY: f64 = 0.5;
 /// Draws of noise of one grey level.
 const LEVEL_DRAWS: u32 = 8;
 /// Names the probe's random numbers among all others.
@@ -89,6 +92,15 @@ fn chosen(images: &Images, test: impl Fn(usize) -> bool) -> Images {
         found.pixels.extend(&images.pixels[position * each..(position + 1) * each]);
     }
     found
+}
+
+/// Whether two answers agree on the class of each point, and roughly on the direction of its gradient.
+fn alike(one: &Answer, other: &Answer) -> Vec<bool> {
+    let [a, b] = [one, other].map(|answer| flat(&answer.gradient).to_kind(Kind::Double));
+    let [still, too] = [&a, &b].map(|gradient| gradient.abs().amax(1, false).eq(0.0));
+    let cosine = Tensor::cosine_similarity(&a, &b, 1, f64::MIN_POSITIVE).masked_fill(&still.logical_and(&too), 1.0);
+    let classes = one.seen.iter().zip(&other.seen);
+    to_vec(&cosine).into_iter().zip(classes).map(|(cosine, (one, other))| one == other && cosine >= SAME_WAY).collect()
 }
 
 struct Probe<'a, 'r> {
@@ -164,7 +176,8 @@ impl Probe<'_, '_> {
         let margin =
             |points: &Tensor, gradient: bool| self.kernel().evaluate(points, &objective, draws.into(), gradient);
         self.name(1);
-        let step = margin(&points, true)?.answer.gradient.sign() * LEVEL;
+        let here = margin(&points, true)?.answer;
+        let step = here.gradient.sign() * LEVEL;
         let along = to_vec(&margin(&(&points + &step).clamp(0.0, 1.0), false)?.answer.loss);
         let against = to_vec(&margin(&(&points - &step).clamp(0.0, 1.0), false)?.answer.loss);
         for ((image, along), against) in images.indices.iter().zip(along).zip(against) {
@@ -172,7 +185,34 @@ impl Probe<'_, '_> {
             let leads = along > against;
             self.signs.look(Sign::MisleadingGradient, *image, !leads);
         }
+        self.precision(images, &points, &objective, &here)?;
         self.spent(images, 3 * draws, draws)
+    }
+
+    /// Near the image, float64 should find the class and, roughly, the gradient's direction that float32 finds. A stochastic model draws
+    /// other numbers in each.
+    fn precision(
+        &mut self,
+        images: &Images,
+        points: &Tensor,
+        objective: &Objective,
+        here: &Answer,
+    ) -> Result<(), EngineError> {
+        let model = self.run.model.in_float64().filter(|model| !model.spec().stochastic);
+        let Some(model) = model else { return Ok(()) };
+        let kernel = Kernel::new(&*model, self.run.batch.into());
+        // What cannot be computed in float64 says nothing of float32.
+        let Ok(Ok(wide)) = catch_unwind(AssertUnwindSafe(|| kernel.evaluate(points, objective, 1, true))) else {
+            return Ok(());
+        };
+        // A model that does not even agree with itself has another fault.
+        let again = self.kernel().evaluate(points, objective, 1, true)?;
+        for ((image, wide), again) in
+            images.indices.iter().zip(alike(here, &wide.answer)).zip(alike(here, &again.answer))
+        {
+            self.signs.look(Sign::PrecisionMatters, *image, again && !wide);
+        }
+        self.spent(images, 2, 2)
     }
 
     /// Noise of one grey level in every pixel should not change the class.

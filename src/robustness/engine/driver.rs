@@ -437,7 +437,7 @@ impl<'a, 'r, 'w> Driver<'a, 'r, 'w> {
         let (mut done, mut finished, mut stops) = (Vec::new(), Vec::new(), Vec::new());
         for passed in search.floors[floor].pass(&self.kernel)? {
             let job = passed.job;
-            self.charge(job, draws, if passed.with_gradient { draws } else { 0 });
+            self.charge(job, draws + u32::from(passed.looked_again), if passed.with_gradient { draws } else { 0 });
             let notes = &mut self.accounts[job.image][job.rung].notes;
             notes.nan_gradients += u32::from(passed.nan_gradient);
             notes.zero_gradients += u32::from(passed.zero_gradient);

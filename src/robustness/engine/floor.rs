@@ -33,6 +33,8 @@ pub struct Passed {
     /// Passes of the trajectory, this one included.
     pub passes: u32,
     pub with_gradient: bool,
+    /// A float32 pass looked at it again.
+    pub looked_again: bool,
     pub nan_gradient: bool,
     pub zero_gradient: bool,
     /// Of a finished ascent: whether its loss was still rising.
@@ -195,6 +197,7 @@ impl<'a> Floor<'a> {
                 job,
                 passes: self.passes[slot],
                 with_gradient: gradient,
+                looked_again: evaluation.looked_again[slot],
                 nan_gradient: gradient && evaluation.nan_gradient[slot],
                 zero_gradient: gradient && evaluation.zero_gradient[slot],
                 still_rises: if ended { self.curves[slot].still_rises() } else { None },

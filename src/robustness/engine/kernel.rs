@@ -28,6 +28,8 @@ pub struct Evaluation {
     pub zero_gradient: Vec<bool>,
     /// [`Answer::loss`] on the host; empty where no gradient was wanted.
     pub losses: Vec<f64>,
+    /// Whether a rough pass saw the point misclassified, so that a float32 pass looked again.
+    pub looked_again: Vec<bool>,
 }
 
 impl<'a> Kernel<'a> {
@@ -49,8 +51,31 @@ impl<'a> Kernel<'a> {
     }
 
     /// Evaluates `points` [S, C, H, W] by `objective`, each `draws` times laid along the batch; a forward pass alone leaves
-    /// the gradient zero.
+    /// the gradient zero. In reduced precision a point counts as misclassified only where float32 agrees: a search that believed
+    /// its own rounding would stop at nothing.
     pub fn evaluate(
+        &self,
+        points: &Tensor,
+        objective: &Objective,
+        draws: i64,
+        with_gradient: bool,
+    ) -> Result<Evaluation, ModelError> {
+        let mut evaluation = self.evaluate_roughly(points, objective, draws, with_gradient)?;
+        let Answer { seen, misclassified, .. } = &mut evaluation.answer;
+        // Of several draws none is believed anyway.
+        if !self.search.is_float32() && draws == 1 && seen.contains(&true) {
+            evaluation.looked_again = seen.clone();
+            let rows: Vec<i64> = (0..).zip(&*seen).filter(|(_, seen)| **seen).map(|(row, _)| row).collect();
+            let there = Tensor::from_slice(&rows).to_device(points.device());
+            let classes = self.logits(&points.index_select(0, &there))?.argmax(1, false);
+            let wrong = to_bools(&classes.ne_tensor(&objective.labels.index_select(0, &there)));
+            rows.iter().zip(wrong).for_each(|(row, wrong)| seen[*row as usize] = wrong);
+            *misclassified = Tensor::from_slice(seen).to_device(points.device());
+        }
+        Ok(evaluation)
+    }
+
+    fn evaluate_roughly(
         &self,
         points: &Tensor,
         objective: &Objective,
@@ -81,7 +106,8 @@ impl<'a> Kernel<'a> {
             let gradient = Tensor::zeros([1], (Kind::Float, points.device())).expand_as(points);
             let seen = to_bools(&misclassified);
             let answer = Answer { loss, misclassified, seen, gradient, log_scale };
-            return Ok(Evaluation { answer, nan_gradient: none.clone(), zero_gradient: none, losses: Vec::new() });
+            let [nan_gradient, zero_gradient, looked_again] = [none.clone(), none.clone(), none];
+            return Ok(Evaluation { answer, nan_gradient, zero_gradient, losses: Vec::new(), looked_again });
         };
         let peaks = flat(&gradient).abs().amax(1, false);
         let nan_gradient = by_slot(&peaks.isnan()).any_dim(1, false);
@@ -106,7 +132,7 @@ impl<'a> Kernel<'a> {
         let [seen, nan_gradient, zero_gradient] = [0, 1, 2].map(|flags| row(flags).map(|flag| *flag != 0.0).collect());
         let losses = row(3).copied().collect();
         let answer = Answer { loss, misclassified, seen, gradient, log_scale };
-        Ok(Evaluation { answer, nan_gradient, zero_gradient, losses })
+        Ok(Evaluation { answer, nan_gradient, zero_gradient, losses, looked_again: vec![false; slots as usize] })
     }
 
     /// Logits, loss and, where wanted, input gradients of every row.
@@ -196,7 +222,7 @@ fn at_host(
         gradient,
         log_scale: ascent.log_scale.nan_to_num(f64::MIN, None, f64::MIN),
     };
-    Evaluation { answer, nan_gradient, zero_gradient, losses }
+    Evaluation { answer, nan_gradient, zero_gradient, losses, looked_again: vec![false; slots] }
 }
 
 /// `rows` [n, …] followed by zeros up to [batch, …].

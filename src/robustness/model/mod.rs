@@ -2,6 +2,7 @@
 
 mod probe;
 mod torchscript;
+mod wide;
 
 pub use probe::{Rejection, probe};
 pub use torchscript::{MemoryFormat, TorchScript};
@@ -19,6 +20,11 @@ pub trait Classifier {
     /// Logits float32 [n, K] of images float32 [n, C, H, W] in [0,1] on [`device`](Self::device), differentiable with
     /// respect to the images. Normalisation happens in here.
     fn logits(&self, images: &Tensor) -> Result<Tensor, ModelError>;
+
+    /// The same model computing in float64, to see what float32 does to it; `None` where there is no such form.
+    fn in_float64(&self) -> Option<Box<dyn Classifier>> {
+        None
+    }
 }
 
 /// Why a model cannot be used.

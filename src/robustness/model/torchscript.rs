@@ -1,9 +1,10 @@
 //! Models uploaded as TorchScript archives.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tch::{CModule, Device, TchError, Tensor};
 
+use super::wide::Wide;
 use super::{Classifier, ModelError, Normaliser, checked_logits};
 use crate::protocol::ModelSpec;
 
@@ -53,20 +54,37 @@ pub struct TorchScript {
     device: Device,
     normaliser: Normaliser,
     format: MemoryFormat,
+    source: Option<Source>,
+}
+
+/// What a module can be loaded from once more.
+#[derive(Debug)]
+pub(super) enum Source {
+    File(PathBuf),
+    Bytes(Vec<u8>),
+}
+
+impl Source {
+    pub fn load(&self, device: Device) -> Result<CModule, TchError> {
+        match self {
+            Self::File(path) => CModule::load_on_device(path, device),
+            Self::Bytes(bytes) => CModule::load_data_on_device(&mut &bytes[..], device),
+        }
+    }
 }
 
 impl TorchScript {
     pub fn load(path: &Path, spec: ModelSpec, device: Device, format: MemoryFormat) -> Result<Self, ModelError> {
-        Self::prepare(CModule::load_on_device(path, device), spec, device, format)
+        Self::open(Source::File(path.to_owned()), spec, device, format)
     }
 
-    pub fn load_bytes(
-        mut bytes: &[u8],
-        spec: ModelSpec,
-        device: Device,
-        format: MemoryFormat,
-    ) -> Result<Self, ModelError> {
-        Self::prepare(CModule::load_data_on_device(&mut bytes, device), spec, device, format)
+    pub fn load_bytes(bytes: &[u8], spec: ModelSpec, device: Device, format: MemoryFormat) -> Result<Self, ModelError> {
+        Self::open(Source::Bytes(bytes.to_owned()), spec, device, format)
+    }
+
+    fn open(source: Source, spec: ModelSpec, device: Device, format: MemoryFormat) -> Result<Self, ModelError> {
+        let model = Self::prepare(source.load(device), spec, device, format)?;
+        Ok(Self { source: Some(source), ..model })
     }
 
     /// Wraps a module made in this process, for example by tracing.
@@ -86,7 +104,7 @@ impl TorchScript {
             let _ = parameter.set_requires_grad(false);
         }
         let normaliser = Normaliser::new(spec.preprocessing.as_ref(), device);
-        let mut model = Self { module, spec, device, normaliser, format: MemoryFormat::ChannelsFirst };
+        let mut model = Self { module, spec, device, normaliser, format: MemoryFormat::ChannelsFirst, source: None };
         if format != MemoryFormat::ChannelsFirst {
             model.lay_out(format)?;
         }
@@ -123,5 +141,9 @@ impl Classifier for TorchScript {
         let output =
             self.module.forward_ts(&[input]).map_err(|error| ModelError::sort(&error, ModelError::ForwardFails))?;
         checked_logits(output, images.size()[0], self.spec.classes)
+    }
+
+    fn in_float64(&self) -> Option<Box<dyn Classifier>> {
+        Some(Box::new(Wide::load(self.source.as_ref()?, &self.spec, self.device).ok()?))
     }
 }

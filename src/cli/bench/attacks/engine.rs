@@ -5,18 +5,17 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Context;
-use tch::{Kind, Tensor};
+use tch::{Cuda, Device as TchDevice, Kind, Tensor};
 
 use super::super::Cell;
 use super::canonical;
-use crate::dataset::Batch;
+use crate::dataset::{Batch, Shape};
 use crate::evaluator::counted::Counted;
 use crate::evaluator::{calibrate, clock, new_profile, platform};
-use crate::protocol::{Condition, Device, Format, ModelSpec, NumericProfile, Protocol, VerdictRule};
-use crate::robustness::engine::{Images, Run, evaluate, pull_back};
+use crate::protocol::{Condition, Device, Format, ModelSpec, NumericProfile, Precision, VerdictRule};
+use crate::robustness::engine::{Images, Kernel, Run, evaluate, pull_back};
 use crate::robustness::model::{self, Classifier, TorchScript};
-use crate::robustness::runtime::Runtime;
+use crate::robustness::runtime::{self, Runtime};
 use crate::wire::BatchWish;
 
 /// Steps of the engine between two bare passes.
@@ -53,11 +52,14 @@ impl Timed {
         self.rows += other.rows;
     }
 
-    /// Share of the time that the passes of the model itself take, and share of the slots that were not empty.
-    pub fn efficiency(&self, id: &str) -> [Cell; 2] {
+    /// Share of the time that the needed passes of the model take, share of the slots that were not empty, and the time for all
+    /// that is neither the needed passes nor, at their speed, the empty slots: attacks' arithmetic, examinations, books.
+    pub fn efficiency(&self, id: &str) -> [Cell; 3] {
+        let model = self.needed * self.rows / self.passes;
         [
             Cell::new(format!("efficiency/{id}"), self.needed, "s", self.seconds),
             Cell::new(format!("filled/{id}"), self.passes, "passes", self.rows),
+            Cell::new(format!("rest/{id}"), self.seconds - model, "s", self.seconds),
         ]
     }
 }
@@ -70,37 +72,57 @@ impl Subject {
             pixels: batch.pixels.clone(),
             labels: batch.labels.clone(),
         };
-        Self::open(file, shape, images, runtime)
+        Self::open(file, shape, 10, images, Device::Cpu, runtime)
     }
 
     /// Images without structure, labelled as the model sees them, so that an attack has to work for its success.
-    pub fn untrained(file: &Path, runtime: &'static Runtime) -> anyhow::Result<Self> {
-        let (shape, count) = ([3, 32, 32], 64u32);
-        let bytes = count * shape.iter().product::<u32>();
+    pub fn untrained(
+        file: &Path,
+        shape: Shape,
+        classes: u32,
+        count: u32,
+        device: Device,
+        runtime: &'static Runtime,
+    ) -> anyhow::Result<Self> {
+        let bytes = count * shape.bytes() as u32;
         let pixels: Vec<u8> = (0..bytes).map(|at| (at.wrapping_mul(2_654_435_769) >> 24) as u8).collect();
         let images = Images { indices: (0..count).collect(), pixels, labels: vec![0; count as usize] };
-        let mut subject = Self::open(file, shape, images, runtime)?;
-        let [c, h, w] = shape.map(i64::from);
+        let input = [shape.channels, shape.height, shape.width];
+        let mut subject = Self::open(file, input, classes, images, device, runtime)?;
+        let [c, h, w] = input.map(i64::from);
         let pixels = Tensor::from_slice(&subject.images.pixels).view([i64::from(count), c, h, w]);
-        let seen = subject.model.logits(&model::to_unit(&pixels, subject.model.device()))?.argmax(1, false);
-        subject.images.labels = Vec::<i64>::try_from(seen)?.into_iter().map(|class| class as u32).collect();
+        let points = model::to_unit(&pixels, subject.model.device());
+        let seen = Kernel::new(&subject.model, subject.profile.batch.into()).logits(&points)?.argmax(1, false);
+        let seen = Vec::<i64>::try_from(seen.to_device(TchDevice::Cpu))?;
+        subject.images.labels = seen.into_iter().map(|class| class as u32).collect();
         Ok(subject)
     }
 
-    fn open(file: &Path, input: [u32; 3], images: Images, runtime: &'static Runtime) -> anyhow::Result<Self> {
+    /// The images and their labels, as a dataset has them.
+    pub fn batch(&self, shape: Shape) -> Batch {
+        Batch { shape, first: 0, pixels: self.images.pixels.clone(), labels: self.images.labels.clone() }
+    }
+
+    fn open(
+        file: &Path,
+        input: [u32; 3],
+        classes: u32,
+        images: Images,
+        device: Device,
+        runtime: &'static Runtime,
+    ) -> anyhow::Result<Self> {
         let file = canonical(file)?;
-        let spec =
-            ModelSpec { format: Format::Torchscript, input, classes: 10, preprocessing: None, stochastic: false };
-        let (platform, device) = platform(runtime, Device::Cpu).map_err(anyhow::Error::msg)?;
+        let spec = ModelSpec { format: Format::Torchscript, input, classes, preprocessing: None, stochastic: false };
+        let (platform, device) = platform(runtime, device).map_err(anyhow::Error::msg)?;
         let mut model = TorchScript::load(&file, spec.clone(), device, model::MemoryFormat::ChannelsFirst)?;
         let first = new_profile(&platform, &spec, runtime.threads, BatchWish::Free);
-        let (profile, _) =
-            calibrate(&mut model, &first, BatchWish::Free, false)?.context("the model cannot be timed")?;
+        let found = calibrate(&mut model, &first, BatchWish::Free, false)?;
+        let profile = found.map_or(first, |(profile, _)| profile);
         Ok(Self { file, model, profile, images })
     }
 
-    /// Evaluates all images under `conditions`.
-    pub fn time(&self, conditions: &[Condition]) -> anyhow::Result<Timed> {
+    /// Evaluates all images under `conditions`, whose searches take this precision.
+    pub fn time(&self, conditions: &[Condition], search: Precision) -> anyhow::Result<Timed> {
         let named: Vec<&Condition> = conditions.iter().collect();
         let counted = Counted::new(&self.model);
         let run = Run {
@@ -112,12 +134,14 @@ impl Subject {
             batch: self.profile.batch,
             wants_witness: &|_| false,
         };
-        let passes = Passes::new(&self.model, self.profile.batch);
+        let passes = Passes::new(&self.model, self.profile.batch, search);
         let (mut step, paused) = (0, Shared::new([0.0; 2]));
         let (start, processor) = (Instant::now(), clock::process());
         let outcomes = evaluate(&run, &mut |_| {
             step += 1;
             if step % EVERY == 0 {
+                // What the engine has asked for is its own time.
+                finish(self.model.device());
                 let (pause, processor) = (Instant::now(), clock::process());
                 passes.one(step / EVERY);
                 let [wall, cpu] = paused.get();
@@ -135,23 +159,32 @@ impl Subject {
             .map(|condition| outcomes.iter().filter(|o| o.condition == condition && o.verdict.robust).count())
             .collect();
         let needed = passes.needed(forwards, backwards);
+        eprintln!("{}: {seconds:.2} s, of which the model needs {needed:.2}", named[0].id);
         Ok(Timed { seconds, cpu_seconds, standing, needed, passes: forwards as f64, rows: counted.rows() as f64 })
+    }
+}
+
+/// Waits for what a GPU has been asked to do.
+fn finish(device: TchDevice) {
+    if let TchDevice::Cuda(index) = device {
+        Cuda::synchronize(index as i64);
     }
 }
 
 /// Bare passes of the model, timed between the engine's own, so that what else runs on the machine slows both alike.
 struct Passes<'a> {
     model: &'a TorchScript,
+    precision: Precision,
     images: Tensor,
     /// Seconds and launches: forward passes, then forward and backward ones.
     spent: [Shared<(f64, u32)>; 2],
 }
 
 impl<'a> Passes<'a> {
-    fn new(model: &'a TorchScript, batch: u32) -> Self {
+    fn new(model: &'a TorchScript, batch: u32, precision: Precision) -> Self {
         let [c, h, w] = model.spec().input.map(i64::from);
         let images = Tensor::rand([i64::from(batch), c, h, w], (Kind::Float, model.device()));
-        let passes = Self { model, images, spent: Default::default() };
+        let passes = Self { model, precision, images, spent: Default::default() };
         (0..4).for_each(|turn| passes.one(turn));
         passes.spent.iter().for_each(|spent| spent.set((0.0, 0)));
         (0..2).for_each(|turn| passes.one(turn));
@@ -162,14 +195,17 @@ impl<'a> Passes<'a> {
     fn one(&self, turn: u32) {
         let kind = turn as usize % 2;
         let start = Instant::now();
-        if kind == 0 {
-            let _guard = tch::no_grad_guard();
-            std::hint::black_box(self.model.logits(&self.images).ok());
-        } else {
-            let images = self.images.detach().set_requires_grad(true);
-            let logits = self.model.logits(&images).ok();
-            std::hint::black_box(logits.and_then(|logits| pull_back(&logits, &logits.ones_like(), &images).ok()));
-        }
+        runtime::in_precision(self.precision, || {
+            if kind == 0 {
+                let _guard = tch::no_grad_guard();
+                std::hint::black_box(self.model.logits(&self.images).ok());
+            } else {
+                let images = self.images.detach().set_requires_grad(true);
+                let logits = self.model.logits(&images).ok();
+                std::hint::black_box(logits.and_then(|logits| pull_back(&logits, &logits.ones_like(), &images).ok()));
+            }
+        });
+        finish(self.model.device());
         let (seconds, launches) = self.spent[kind].get();
         self.spent[kind].set((seconds + start.elapsed().as_secs_f64(), launches + 1));
     }
@@ -183,23 +219,4 @@ impl<'a> Passes<'a> {
         });
         forward * (forwards - backwards) as f64 + gradient * backwards as f64
     }
-}
-
-/// Gradient steps and random search at a budget so small that every image stands to the end.
-pub fn mixture() -> anyhow::Result<Vec<Condition>> {
-    let protocol = Protocol::from_toml(
-        r#"
-            name = "mixture"
-            version = 1
-            aggregate = "none"
-            [[attack]]
-            label = "mixture"
-            norm = "linf"
-            epsilon = [0.000001]
-            cascade = [{ attack = "apgd-ce", steps = 8 }, { attack = "square", queries = 16 }]
-            independent = true
-        "#,
-        &[],
-    )?;
-    Ok(protocol.conditions(Some("cifar10"))?)
 }

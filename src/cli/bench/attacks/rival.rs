@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::dataset::Batch;
+use crate::protocol::Device;
 
 const SCRIPT: &str = include_str!("../../../../tools/bench/torchattacks.py");
 
@@ -21,6 +22,7 @@ pub struct Rival {
     labels: Vec<u32>,
     shape: [usize; 4],
     threads: i32,
+    device: Device,
     pub versions: Value,
 }
 
@@ -30,6 +32,10 @@ pub struct Question<'a> {
     pub norm: &'static str,
     pub epsilon: f64,
     pub steps: u32,
+    /// Of Square.
+    pub queries: u32,
+    /// Leave TF32 on, as PyTorch does in convolutions.
+    pub reduced: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -40,7 +46,7 @@ pub struct Answer {
 }
 
 impl Rival {
-    pub fn start(python: &Path, batch: &Batch) -> anyhow::Result<Self> {
+    pub fn start(python: &Path, batch: &Batch, device: Device) -> anyhow::Result<Self> {
         let mut images = tempfile::NamedTempFile::new()?;
         images.write_all(&batch.pixels)?;
         let threads = tch::get_num_threads();
@@ -55,8 +61,8 @@ impl Rival {
         let from = BufReader::new(child.stdout.take().context("the script has an output")?);
         let shape = batch.shape;
         let shape = [batch.labels.len(), shape.channels as usize, shape.height as usize, shape.width as usize];
-        let mut rival =
-            Self { child, to, from, images, labels: batch.labels.clone(), shape, threads, versions: Value::Null };
+        let labels = batch.labels.clone();
+        let mut rival = Self { child, to, from, images, labels, shape, threads, device, versions: Value::Null };
         rival.versions = rival.read()?;
         Ok(rival)
     }
@@ -65,10 +71,16 @@ impl Rival {
         let request = json!({
             "model": question.model, "images": self.images.path(), "shape": self.shape, "labels": self.labels, "threads": self.threads,
             "attack": question.attack, "norm": question.norm, "epsilon": question.epsilon, "steps": question.steps,
+            "queries": question.queries, "device": self.device, "tf32": question.reduced,
         });
         writeln!(self.to, "{request}")?;
         self.to.flush()?;
-        Ok(serde_json::from_value(self.read()?)?)
+        let answer: Answer = serde_json::from_value(self.read()?)?;
+        eprintln!(
+            "torchattacks, {} in {} at {}: {:.2} s",
+            question.attack, question.norm, question.epsilon, answer.seconds
+        );
+        Ok(answer)
     }
 
     fn read(&mut self) -> anyhow::Result<Value> {
