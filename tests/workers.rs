@@ -490,9 +490,9 @@ async fn a_store_whose_answers_take_longer_than_a_lease_costs_no_attempt() {
     let (library, slow) = (preloadable(&world, "tests/common/slow_store.c"), world.data.path().join("slow"));
     let _worker = world.worker_with(&[
         ("LD_PRELOAD", library.to_str().unwrap()),
-        ("SLOW_STORE_SECONDS", "1.6"),
+        ("SLOW_STORE_SECONDS", "2.1"),
         ("SLOW_STORE_WHILE", slow.to_str().unwrap()),
-        ("GAUNTLET_LEASE_SECONDS", "1"),
+        ("GAUNTLET_LEASE_SECONDS", "2"),
     ]);
     world.until_checked(model.id).await;
     std::fs::write(&slow, "").unwrap();
