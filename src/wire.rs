@@ -21,6 +21,8 @@ pub const SOCKET_FD: std::os::fd::RawFd = 3;
 pub const MODEL_FD: std::os::fd::RawFd = 4;
 /// The code of a child that could not enter its sandbox.
 pub const SANDBOX_UNAVAILABLE: &str = "sandbox_unavailable";
+/// The code of a child whose device failed while it worked.
+pub const DEVICE_FAILED: &str = "device_failed";
 /// Longest JSON header: the verdicts of the largest shard fit several times.
 pub const MAX_HEADER: u32 = 64 << 20;
 /// Longest payload: the pixels of the largest shard, or its witnesses as float32 for every condition.

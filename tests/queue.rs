@@ -9,10 +9,10 @@ use common::bench::{Bench, LEASE, capabilities, enforced, platform, profile};
 use gauntlet::dataset::Catalogue;
 use gauntlet::protocol::{Capabilities, Needs, Platform, builtin};
 use gauntlet::queue::{self, Claimed, Failure, LeaseError, Order, Outage, Reaped};
-use gauntlet::store::Quotas;
 use gauntlet::store::evaluations::{self, Evaluation, NewEvaluation, State, SubmitError, WitnessPolicy};
 use gauntlet::store::models::{ProbeReport, Rejection};
 use gauntlet::store::workers::SandboxState;
+use gauntlet::store::{Quotas, events};
 use serde_json::json;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -230,6 +230,29 @@ async fn workers_that_are_all_busy_are_a_reason_to_wait() {
 async fn long(bench: &Bench, model: Uuid, shards: usize) -> Uuid {
     let seeds: Vec<usize> = (0..shards).collect();
     bench.evaluation(model, json!({"protocol": "clean", "set": {}, "images": 20, "seeds": seeds})).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn commits_at_once_are_counted_and_told_one_after_the_other_and_one_of_them_is_the_last() {
+    let bench = std::sync::Arc::new(Bench::start().await);
+    let model = bench.ready_model("m").await;
+    let evaluation = long(&bench, model, 16).await;
+    let mut commits = Vec::new();
+    while let Some(claimed) = bench.claim().await {
+        let (bench, result) = (bench.clone(), bench.result(&claimed, &ALL_ROBUST).await);
+        commits.push(async move { claimed.lease.commit(&bench.pool, &result).await.unwrap() });
+    }
+    let commits = futures::future::join_all(commits.into_iter().map(tokio::spawn)).await;
+    let commits: Vec<_> = commits.into_iter().map(Result::unwrap).collect();
+    assert_eq!(commits.iter().filter(|commit| commit.diagnostics.is_some()).count(), 1);
+    assert_eq!(commits.iter().filter(|commit| commit.first_result_after.is_some()).count(), 1);
+    let ended = read(&bench, evaluation).await;
+    assert_eq!((ended.state, ended.shards_done), (State::Succeeded, 16));
+    let told = events::after(&bench.pool, evaluation, 0, true).await.unwrap();
+    let progress =
+        told.iter().filter(|event| event.kind == "progress").map(|event| event.data["shards"]["done"].clone());
+    assert_eq!(progress.collect::<Vec<_>>(), (0..=16).map(|done| json!(done)).collect::<Vec<_>>());
+    assert_eq!(told.iter().filter(|event| event.kind == "results").count(), 16);
 }
 
 #[tokio::test]

@@ -3,10 +3,9 @@
 
 mod common;
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use common::world::{Worker, World, digits_spec, repository};
+use common::world::{Worker, World, digits_spec, repository, sleeping_evaluator};
 use gauntlet::protocol::builtin;
 use gauntlet::simulate::{Fleet, Forecast, History, Job, Rates, shards, simulate};
 use gauntlet::store::evaluations::{self, State};
@@ -22,15 +21,10 @@ const IMAGES: u32 = 32;
 
 /// An evaluator that sleeps, in a folder of its own.
 fn sleeper(world: &World, uneven: bool) -> PathBuf {
-    let folder = world.data.path().join("sleeper");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("seconds"), SHARD_SECONDS.to_string()).unwrap();
+    let program = sleeping_evaluator(world, SHARD_SECONDS);
     if uneven {
-        std::fs::write(folder.join("uneven"), "").unwrap();
+        std::fs::write(program.with_file_name("uneven"), "").unwrap();
     }
-    let program = folder.join("evaluator");
-    std::fs::copy(repository("tests/data/sleeping_evaluator.py"), &program).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     program
 }
 

@@ -5,7 +5,7 @@ mod common;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::world::{Verdicts, World, by_cell, digits_spec, repository};
+use common::world::{Verdicts, World, by_cell, digits_spec, preloadable, repository, sleeping_evaluator};
 use gauntlet::protocol::{Capabilities, Device, Diagnostics, Grade, Labels, NumericProfile, Protocol};
 use gauntlet::queue::{self, Claimant};
 use gauntlet::store::evaluations::{self, State};
@@ -476,6 +476,124 @@ async fn leases_of_the_dead_are_taken_back_while_the_living_work() {
     // All the while the worker was busy with its first shard.
     world.until_true("select count(*) = 1 and min(attempts) = 1 from shards where state = 'running'").await;
     assert_eq!(world.until(id, |_| true).await.shards_done, 0);
+}
+
+/// Whether every shard was done at its first attempt.
+const UNDISTURBED: &str =
+    "select min(attempts) = 1 and max(attempts) = 1 and count(*) filter (where state = 'done') = count(*) from shards";
+
+#[tokio::test]
+async fn a_store_whose_answers_take_longer_than_a_lease_costs_no_attempt() {
+    let world = World::new().await;
+    world.import_digits().await;
+    let model = world.add_model(&repository("models/digits/standard.pt"), &digits_spec()).await;
+    let (library, slow) = (preloadable(&world, "tests/common/slow_store.c"), world.data.path().join("slow"));
+    let _worker = world.worker_with(&[
+        ("LD_PRELOAD", library.to_str().unwrap()),
+        ("SLOW_STORE_SECONDS", "2.1"),
+        ("SLOW_STORE_WHILE", slow.to_str().unwrap()),
+        ("GAUNTLET_LEASE_SECONDS", "2"),
+    ]);
+    world.until_checked(model.id).await;
+    std::fs::write(&slow, "").unwrap();
+    let id = world.submit(model.id, &gauntlet::protocol::builtin("clean").unwrap(), FIRST, 40, &[0]).await;
+    assert_eq!(world.until_ended(id).await.state, State::Succeeded);
+    world.until_true(UNDISTURBED).await;
+    // Images, model and verdicts were waited for.
+    world.until_true("select min(seconds) > 3 from shards").await;
+    assert_eq!(world.verdicts(id).await.len(), 40);
+}
+
+#[tokio::test]
+async fn a_lost_device_costs_no_attempt_and_one_that_fails_under_a_shard_alone_does() {
+    let world = World::new().await;
+    world.import_digits().await;
+    let model = world.add_model(&repository("models/digits/standard.pt"), &digits_spec()).await;
+    let evaluator = sleeping_evaluator(&world, 3.0);
+    let (lost, faulty) = (evaluator.with_file_name("lost"), evaluator.with_file_name("faulty"));
+    let settings = [("GAUNTLET_EVALUATOR", evaluator.to_str().unwrap()), ("GAUNTLET_SANDBOX", "off")];
+    let _worker = world.worker_with(&settings);
+    world.until_checked(model.id).await;
+    let clean = gauntlet::protocol::builtin("clean").unwrap();
+    let id = world.submit(model.id, &clean, 0, 64, &[0]).await;
+    world.until_true("select exists (select 1 from shards where state = 'running' and progress > 0)").await;
+    std::fs::write(&lost, "").unwrap();
+    let given_back =
+        "select count(*) = 1 from events where kind = 'attempt_failed' and data ->> 'code' = 'device_failed'";
+    world.until_true(given_back).await;
+    // The worker takes nothing while it waits for its device.
+    world.until_true("select count(*) = 2 from shards where state = 'queued' and attempts = 0").await;
+    std::fs::remove_file(&lost).unwrap();
+    assert_eq!(world.until_ended(id).await.state, State::Succeeded);
+    world.until_true(UNDISTURBED).await;
+
+    std::fs::write(&faulty, "").unwrap();
+    let hopeless = world.submit(model.id, &clean, 0, 32, &[0]).await;
+    for attempt in 1..queue::MAX_ATTEMPTS {
+        let failed = "select state = 'queued' and attempts =";
+        world.until_true(&format!("{failed} {attempt} from shards where evaluation_id = '{hopeless}'")).await;
+        sqlx::query("update shards set not_before = now()").execute(&world.pool).await.unwrap();
+    }
+    let ended = world.until_ended(hopeless).await;
+    let outcome = ended.outcome.unwrap().0;
+    assert_eq!((ended.state, outcome.code.as_str()), (State::Failed, "device_failed"));
+    assert!(outcome.detail.contains("device-side assert"), "{outcome:?}");
+}
+
+/// Takes from a process all memory of its group that it does not use at this moment; `false` if it has no group of its own.
+fn squeeze(pid: i32) -> bool {
+    let name = format!("gauntlet-evaluator-{pid}");
+    let found = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", &name]).output().unwrap().stdout;
+    let Some(group) = String::from_utf8(found).unwrap().lines().next().map(std::path::PathBuf::from) else {
+        return false;
+    };
+    for (used, limit) in [("memory.current", "memory.max"), ("memory.usage_in_bytes", "memory.limit_in_bytes")] {
+        if let Ok(bytes) = std::fs::read_to_string(group.join(used)) {
+            // Refused where it has just begun to use more.
+            std::fs::write(group.join(limit), bytes.trim()).ok();
+        }
+    }
+    true
+}
+
+#[tokio::test]
+async fn after_the_kernel_has_killed_an_evaluator_for_memory_the_evaluation_starts_over_with_half_the_batch() {
+    let world = World::new().await;
+    world.import_digits().await;
+    let model = world.add_model(&repository("models/digits/standard.pt"), &digits_spec()).await;
+    let worker = world.worker();
+    world.until_checked(model.id).await;
+    world.pretend_speed(model.id, 1e-9).await;
+    let mut long = slow_protocol();
+    long.clean = None;
+    long.attack[0].epsilon = serde_json::from_str("[0.05]").unwrap();
+    long.attack[0].steps = Some(200);
+    let id = world.submit(model.id, &long, FIRST, 128, &[0]).await;
+    let batch = world.until(id, |e| e.profile.is_some()).await.profile.unwrap().0.batch;
+    let start = Instant::now();
+    let restarted = loop {
+        let evaluation = world.until(id, |_| true).await;
+        assert!(
+            !evaluation.state.is_terminal() && start.elapsed() < Duration::from_secs(60),
+            "{:?}",
+            evaluation.outcome
+        );
+        if evaluation.generation > 0 {
+            break evaluation;
+        }
+        let evaluator = worker.children().first().copied();
+        let alive = |pid: &i32| std::path::Path::new("/proc").join(pid.to_string()).exists();
+        if let Some(pid) = evaluator.filter(alive).filter(|pid| !squeeze(*pid) && alive(pid)) {
+            eprintln!("evaluator {pid} has no control group for memory here: nothing was tried");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!((restarted.generation, restarted.batch_limit), (1, Some(batch as i32 / 2)));
+    let ended = world.until_ended(id).await;
+    assert_eq!((ended.state, ended.profile.unwrap().0.batch), (State::Succeeded, batch / 2), "{:?}", ended.outcome);
+    assert_eq!(world.verdicts(id).await.len(), 128);
+    world.until_true(UNDISTURBED).await;
 }
 
 /// Starts a script in the evaluator's place. Descriptor 3 is its socket.

@@ -18,10 +18,11 @@ use crate::protocol::{
 use crate::robustness::corruption::FrostTextures;
 use crate::robustness::diagnostic;
 use crate::robustness::engine::{self, Corrupter, EngineError, Images, Kernel, Run};
-use crate::robustness::model::{self, Classifier, ModelError, Rejection, TorchScript};
+use crate::robustness::model::{self, Classifier, ModelError, Rejection, TorchScript, is_device_failure};
 use crate::robustness::runtime::{self, Runtime};
 use crate::wire::{
-    BatchWish, Confinement, CpuTime, MODEL_FD, Progress, Reply, Request, SANDBOX_UNAVAILABLE, ShardRequest, WitnessAt,
+    BatchWish, Confinement, CpuTime, DEVICE_FAILED, MODEL_FD, Progress, Reply, Request, SANDBOX_UNAVAILABLE,
+    ShardRequest, WitnessAt,
 };
 
 /// Progress frames are at least this far apart.
@@ -326,10 +327,11 @@ fn timed<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<f64, E> {
     Ok(start.elapsed().as_secs_f64())
 }
 
-/// Out-of-memory is the machine's failure; everything else says what the model is.
+/// Memory that runs out and devices that fail are the machine's; everything else says what the model is.
 fn model_problem(error: ModelError) -> Reply {
     match error {
         ModelError::OutOfMemory(detail) => failed("out_of_memory", detail),
+        ModelError::DeviceFailed(detail) => failed(DEVICE_FAILED, detail),
         other => {
             let Rejection { code, found } = other.into();
             Reply::Rejected { code: code.into(), found }
@@ -348,6 +350,7 @@ fn engine_problem(error: EngineError) -> Reply {
         EngineError::OutOfMemory(_) => failed("out_of_memory", detail),
         EngineError::Stopped => failed("stopped", detail),
         EngineError::Input(_) | EngineError::Checkpoint => failed("bad_input", detail),
+        EngineError::Libtorch(text) if is_device_failure(&text) => failed(DEVICE_FAILED, detail),
         EngineError::Libtorch(_) => failed("libtorch_error", detail),
     }
 }

@@ -38,35 +38,37 @@ pub struct Claimant<'a> {
 /// the worker prefers; then the oldest evaluation.
 /// An evaluation goes only to workers that meet its needs, and once its numeric profile is fixed, only to those of the same
 /// platform.
-/// Shards another transaction holds are skipped, so workers never wait for each other.
+/// All open evaluations are put in order, which an index suffices for; whether one has a shard for this worker is asked one by
+/// one, until the first that has.
+/// Shards another transaction holds are skipped, so workers never wait for each other. Nor do they wait for the disk: a claim that a
+/// crash of the database takes back is a lease lost.
 const CLAIM: &str = "
 with busy as (
-    select e.owner, count(*) as running
-    from shards s join evaluations e on e.id = s.evaluation_id where s.state = 'running' group by e.owner
-), ranked as (
-    select e.id, e.priority, e.created_at, coalesce(b.running, 0) as running, e.model_id is not distinct from $6 as preferred
-    from evaluations e
-    join models m on m.id = e.model_id
-    left join busy b on b.owner = e.owner
-    where e.state in ('queued', 'running') and m.state = 'ready'
-      and (e.profile is null or e.profile @> $1) and meets($5, e.needs)
-      and exists (select 1 from shards q where q.evaluation_id = e.id and q.state = 'queued' and q.not_before <= now())
-    order by e.priority desc, running, preferred desc, e.created_at limit 32
+    select e.owner, sum(s.running)::bigint as running
+    from (select evaluation_id, count(*) as running from shards where state = 'running' group by evaluation_id) s
+    join evaluations e on e.id = s.evaluation_id group by e.owner
+), turns as materialized (
+    select e.id
+    from evaluations e left join busy b on b.owner = e.owner
+    where e.state in ('queued', 'running')
+    order by e.priority desc, coalesce(b.running, 0), e.model_id is not distinct from $6 desc, e.created_at
 ), next as (
-    select s.id
-    from ranked r
-    cross join lateral (
-        select q.id, q.ordinal from shards q
-        where q.evaluation_id = r.id and q.state = 'queued' and q.not_before <= now() order by q.ordinal limit 64
+    select c.id
+    from turns t cross join lateral (
+        select q.id
+        from evaluations e join models m on m.id = e.model_id join shards q on q.evaluation_id = e.id
+        where e.id = t.id and m.state = 'ready' and (e.profile is null or e.profile @> $1) and meets($5, e.needs)
+          and q.state = 'queued' and q.not_before <= now()
+        order by q.ordinal limit 1 for update of q skip locked
     ) c
-    join shards s on s.id = c.id and s.state = 'queued'
-    order by r.priority desc, r.running, r.preferred desc, r.created_at, c.ordinal
-    for update of s skip locked limit 1
+    limit 1
 )
 update shards set state = 'running', attempts = attempts + 1, worker_id = $2, lease_token = $3, progress = 0,
     lease_expires_at = now() + make_interval(secs => $4), started_at = now()
 from next where shards.id = next.id
-returning shards.id, shards.evaluation_id, shards.attempts, shards.conditions, shards.seed, shards.first_image, shards.images";
+returning shards.id, shards.evaluation_id, shards.attempts, shards.conditions, shards.seed, shards.first_image, shards.images,
+    (select e.state = 'queued' from evaluations e where e.id = shards.evaluation_id) as is_first,
+    set_config('synchronous_commit', 'off', true)";
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -77,6 +79,8 @@ struct Row {
     seed: i64,
     first_image: i32,
     images: i32,
+    /// Whether nothing of the evaluation has run yet.
+    is_first: bool,
 }
 
 /// Leases the next shard for a worker, or `None` when nothing is runnable on it.
@@ -92,14 +96,16 @@ pub async fn claim(pool: &PgPool, claimant: &Claimant<'_>, lease: Duration) -> R
         .fetch_optional(pool)
         .await?;
     let Some(row) = row else { return Ok(None) };
-    // A statement of its own: the claim must not hold a shard while it waits for the evaluation.
-    sqlx::query(
-        "update evaluations set state = 'running', started_at = coalesce(started_at, now()), version = version + 1
-         where id = $1 and state = 'queued'",
-    )
-    .bind(row.evaluation_id)
-    .execute(pool)
-    .await?;
+    if row.is_first {
+        // A statement of its own: the claim must not hold a shard while it waits for the evaluation.
+        sqlx::query(
+            "update evaluations set state = 'running', started_at = coalesce(started_at, now()), version = version + 1
+             where id = $1 and state = 'queued'",
+        )
+        .bind(row.evaluation_id)
+        .execute(pool)
+        .await?;
+    }
     let evaluation = evaluations::get(pool, row.evaluation_id).await?.ok_or(sqlx::Error::RowNotFound)?;
     let model = models::get_even_deleted(pool, evaluation.model_id).await?.ok_or(sqlx::Error::RowNotFound)?;
     Ok(Some(Claimed {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use sqlx::types::Json;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Acquire, PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::{Lease, LeaseError};
@@ -34,6 +34,34 @@ pub struct Committed {
     pub diagnostics: Option<Diagnostics>,
     /// Seconds from the evaluation's submission, if this was its first result.
     pub first_result_after: Option<f64>,
+}
+
+/// How a result gets in. Both ways lock the evaluation before the shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// A statement by itself, for any result but the last. The evaluation is locked while rows are written, not while the disk is
+    /// waited for, so that workers that commit to one evaluation wait for the disk together.
+    Short,
+    /// In a transaction that goes on: what may be the last result, or the evaluation was stopped.
+    Long,
+}
+
+/// The function is in the migrations: row by row, on what is there once the evaluation is locked.
+const COUNT: &str =
+    "select done, age from commit_shard($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) where done is not null";
+
+#[derive(sqlx::FromRow)]
+struct Counted {
+    /// Results that the evaluation has now.
+    done: i32,
+    /// Seconds since it was submitted.
+    age: f64,
+}
+
+impl Counted {
+    fn first_result_after(&self) -> Option<f64> {
+        (self.done == 1).then_some(self.age)
+    }
 }
 
 #[derive(Serialize)]
@@ -72,32 +100,33 @@ impl Lease {
     /// Commits the shard. [`LeaseError::Lost`] means that nothing was written, because the lease is somebody else's. Said
     /// again after its answer was lost, it changes nothing and succeeds.
     pub async fn commit(&self, pool: &PgPool, result: &ShardResult) -> Result<Committed, LeaseError> {
-        let mut tx = pool.begin().await?;
-        lock_evaluation(&mut tx, self.evaluation).await?;
-        let seed: Option<i64> = sqlx::query_scalar(
-            "update shards set state = 'done', lease_token = null, lease_expires_at = null, progress = 0, error = null,
-                 verdicts_key = $3, witnesses_key = $4, signs = $5, seconds = $6, sandbox = $7, cpu_seconds = $8,
-                 corruption_seconds = $9, finished_at = now()
-             where id = $1 and lease_token = $2 and state = 'running' returning seed",
-        )
-        .bind(self.shard)
-        .bind(self.token)
-        .bind(&result.verdicts_key)
-        .bind(&result.witnesses_key)
-        .bind(Json(&result.signs))
-        .bind(result.seconds)
-        .bind(Json(&result.sandbox))
-        .bind(result.cpu_seconds)
-        .bind(result.corruption_seconds)
-        .fetch_optional(&mut *tx)
-        .await?;
-        let Some(seed) = seed else {
-            return if is_ours(&mut tx, self.shard, result).await? {
-                Ok(Committed::default())
-            } else {
-                Err(LeaseError::Lost)
-            };
+        let mut connection = pool.acquire().await?;
+        if let Some(counted) = self.count(&mut connection, result, Way::Short).await? {
+            until_on_disk(&mut connection).await?;
+            return Ok(Committed { diagnostics: None, first_result_after: counted.first_result_after() });
+        }
+        let mut tx = connection.begin().await?;
+        let Some(counted) = self.count(&mut tx, result, Way::Long).await? else {
+            if !is_ours(&mut tx, self.shard, result).await? {
+                return Err(LeaseError::Lost);
+            }
+            tx.rollback().await?;
+            until_on_disk(&mut connection).await?;
+            return Ok(Committed::default());
         };
+        settle(&mut tx, self.evaluation).await?;
+        let diagnostics = diagnosis::conclude(&mut tx, self.evaluation).await?;
+        tx.commit().await?;
+        Ok(Committed { diagnostics, first_result_after: counted.first_result_after() })
+    }
+
+    /// Writes the result and counts it; `None` if the shard is not this lease's, or this is not the way for it.
+    async fn count(
+        &self,
+        connection: &mut PgConnection,
+        result: &ShardResult,
+        way: Way,
+    ) -> Result<Option<Counted>, sqlx::Error> {
         let rows: Vec<TallyRow> = result
             .tallies
             .iter()
@@ -110,28 +139,21 @@ impl Lease {
                 backwards: t.backwards,
             })
             .collect();
-        sqlx::query(
-            "insert into tallies (shard_id, evaluation_id, seed, condition, n, correct, broken, forwards, backwards)
-             select $1, $2, $3, r.* from jsonb_to_recordset($4)
-             as r(condition int, n bigint, correct bigint, broken jsonb, forwards bigint, backwards bigint)",
-        )
-        .bind(self.shard)
-        .bind(self.evaluation)
-        .bind(seed)
-        .bind(Json(rows))
-        .execute(&mut *tx)
-        .await?;
-        let (done, age): (i32, f64) = sqlx::query_as(
-            "update evaluations set shards_done = shards_done + 1, version = version + 1 where id = $1
-             returning shards_done, extract(epoch from now() - created_at)::float8",
-        )
-        .bind(self.evaluation)
-        .fetch_one(&mut *tx)
-        .await?;
-        settle(&mut tx, self.evaluation).await?;
-        let diagnostics = diagnosis::conclude(&mut tx, self.evaluation).await?;
-        tx.commit().await?;
-        Ok(Committed { diagnostics, first_result_after: (done == 1).then_some(age) })
+        sqlx::query_as(COUNT)
+            .bind(self.evaluation)
+            .bind(self.shard)
+            .bind(self.token)
+            .bind(&result.verdicts_key)
+            .bind(&result.witnesses_key)
+            .bind(Json(&result.signs))
+            .bind(result.seconds)
+            .bind(Json(&result.sandbox))
+            .bind(result.cpu_seconds)
+            .bind(result.corruption_seconds)
+            .bind(Json(rows))
+            .bind(way == Way::Long)
+            .fetch_optional(connection)
+            .await
     }
 
     /// Gives the shard back untouched, without counting the attempt; of a stopped evaluation it becomes cancelled.
@@ -155,6 +177,11 @@ impl Lease {
         settle(&mut tx, self.evaluation).await?;
         Ok(tx.commit().await?)
     }
+}
+
+/// Returns once everything that was committed before is on disk: the log is written in order.
+async fn until_on_disk(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("select pg_logical_emit_message(true, 'gauntlet', '')").execute(connection).await.map(drop)
 }
 
 /// Whether the shard is done with this very result; the name of its evidence is this attempt's alone.

@@ -20,13 +20,6 @@ pub struct Outage {
     pub detail: String,
 }
 
-impl Outage {
-    /// The same, where machine and store turn out to work: it is this piece of work that cannot be read or begun.
-    pub fn of_this_work(self) -> Failure {
-        Failure::Transient { code: self.code, detail: NOT_THE_MODELS_FAULT.into() }
-    }
-}
-
 /// What owners are told of an outage.
 pub const NOT_THE_MODELS_FAULT: &str = "the machine or the store failed, not the model; the operator's log says how";
 

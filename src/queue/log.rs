@@ -4,11 +4,30 @@ use serde_json::json;
 use sqlx::PgPool;
 use sqlx::types::Json;
 
-use super::commit::lock_evaluation;
 use super::{Lease, LeaseError};
 
 /// Attempts at one shard whose logs are kept, the newest. Outages are not counted as attempts, and may be many.
 const MOST: i64 = 20;
+
+/// Evaluation first, then the shard, as everywhere. It does not wait for the disk: what ends the attempt does, and is written after it.
+const KEEP: &str = "
+with evaluation as (
+    select id from evaluations where id = $1 for no key update
+), held as (
+    select s.id, s.ordinal, s.worker_id, s.started_at from evaluation e join shards s on s.evaluation_id = e.id
+    where s.id = $2 and s.lease_token = $3 and s.state = 'running'
+), dropped as (
+    delete from shard_attempts where (shard_id, token) in (
+        select a.shard_id, a.token from held h join shard_attempts a on a.shard_id = h.id
+        order by a.finished_at desc, a.token offset $9)
+    returning log_key
+), kept as (
+    insert into shard_attempts (shard_id, token, evaluation_id, attempt, worker_id, outcome, started_at, log_key, log_bytes)
+    select id, $3, $1, $4, worker_id, $5, started_at, $6, $7 from held
+), told as (
+    insert into events (evaluation_id, kind, data) select $1, 'log', jsonb_build_object('shard', ordinal) || $8 from held
+)
+select array(select log_key from dropped where log_key is not null), set_config('synchronous_commit', 'off', true) from held";
 
 /// What an attempt is about to end as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,44 +60,18 @@ impl Lease {
         bytes: usize,
         lines: &[String],
     ) -> Result<Vec<String>, LeaseError> {
-        let mut tx = pool.begin().await?;
-        lock_evaluation(&mut tx, self.evaluation).await?;
-        let ordinal: Option<i32> = sqlx::query_scalar(
-            "with held as (
-                 select id, ordinal, worker_id, started_at from shards
-                 where id = $1 and lease_token = $2 and state = 'running'
-             ), kept as (
-                 insert into shard_attempts
-                     (shard_id, token, evaluation_id, attempt, worker_id, outcome, started_at, log_key, log_bytes)
-                 select id, $2, $3, $4, worker_id, $5, started_at, $6, $7 from held
-             )
-             select ordinal from held",
-        )
-        .bind(self.shard)
-        .bind(self.token)
-        .bind(self.evaluation)
-        .bind(self.attempt)
-        .bind(ending.name())
-        .bind(key)
-        .bind(bytes as i32)
-        .fetch_optional(&mut *tx)
-        .await?;
-        let ordinal = ordinal.ok_or(LeaseError::Lost)?;
-        sqlx::query("insert into events (evaluation_id, kind, data) values ($1, 'log', $2)")
+        let end: Option<(Vec<String>,)> = sqlx::query_as(KEEP)
             .bind(self.evaluation)
-            .bind(Json(json!({"shard": ordinal, "attempt": self.attempt, "ending": ending.name(), "lines": lines})))
-            .execute(&mut *tx)
+            .bind(self.shard)
+            .bind(self.token)
+            .bind(self.attempt)
+            .bind(ending.name())
+            .bind(key)
+            .bind(bytes as i32)
+            .bind(Json(json!({"attempt": self.attempt, "ending": ending.name(), "lines": lines})))
+            .bind(MOST - 1)
+            .fetch_optional(pool)
             .await?;
-        let dropped: Vec<Option<String>> = sqlx::query_scalar(
-            "delete from shard_attempts where shard_id = $1 and token in (
-                 select token from shard_attempts where shard_id = $1 order by finished_at desc, token offset $2)
-             returning log_key",
-        )
-        .bind(self.shard)
-        .bind(MOST)
-        .fetch_all(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(dropped.into_iter().flatten().collect())
+        end.map(|(dropped,)| dropped).ok_or(LeaseError::Lost)
     }
 }

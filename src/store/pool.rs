@@ -2,13 +2,26 @@
 
 use std::time::Duration;
 
+use sqlx::Connection;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
+/// A connection that came back so recently need not be asked whether it lives: it was when it came back.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// Opens a pool of at most `size` connections. Fails when the database cannot be reached within ten seconds.
 pub async fn connect(url: &str, size: u32) -> Result<PgPool, sqlx::Error> {
-    PgPoolOptions::new().max_connections(size).acquire_timeout(Duration::from_secs(10)).connect(url).await
+    let options = PgPoolOptions::new().max_connections(size).acquire_timeout(Duration::from_secs(10));
+    let test = options.test_before_acquire(false).before_acquire(|connection, known| {
+        Box::pin(async move {
+            if known.idle_for > FRESH {
+                connection.ping().await?;
+            }
+            Ok(true)
+        })
+    });
+    test.connect(url).await
 }
 
 /// Whether the database or the way to it failed, rather than a statement: the same may work later.

@@ -74,7 +74,11 @@ impl Child {
     pub async fn start(options: &ChildOptions, model: Option<&Path>) -> Result<Self, ChildError> {
         let unreadable =
             |e| ChildError::Failed { code: "artifact_store".into(), detail: format!("the model's file: {e}") };
-        let model = model.map(File::open).transpose().map_err(unreadable)?;
+        let model = match model {
+            // Not on this thread, which keeps leases alive.
+            Some(path) => Some(tokio::fs::File::open(path).await.map_err(unreadable)?.into_std().await),
+            None => None,
+        };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(ChildError::Spawn)?;
         let mut command = tokio::process::Command::new(&options.binary);
         command.arg("evaluate").env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

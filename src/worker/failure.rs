@@ -1,8 +1,8 @@
 //! How a child can fail. Each way has its own name, because each wants its own answer.
 
-use crate::queue::{Failure, Outage};
+use crate::queue::{Failure, NOT_THE_MODELS_FAULT, Outage};
 use crate::store::artifacts::ArtifactError;
-use crate::wire::{SANDBOX_UNAVAILABLE, WireError};
+use crate::wire::{DEVICE_FAILED, SANDBOX_UNAVAILABLE, WireError};
 
 use super::metrics;
 
@@ -34,6 +34,7 @@ pub fn is_of_the_machine(code: &str) -> bool {
     [
         "artifact_store",
         "bad_request",
+        DEVICE_FAILED,
         "libtorch_error",
         "libtorch_setup",
         "no_device",
@@ -47,6 +48,14 @@ pub fn is_of_the_machine(code: &str) -> bool {
 pub fn before_the_model(error: ChildError) -> Outage {
     metrics::child_failed(&error);
     Outage { code: error.code().to_owned(), detail: error.to_string() }
+}
+
+/// An outage where device and store turn out to work: it is this piece of work that cannot be read or begun, or under which
+/// the device fails.
+pub fn of_this_work(outage: Outage) -> Failure {
+    let Outage { code, detail } = outage;
+    let detail = if code == DEVICE_FAILED { detail } else { NOT_THE_MODELS_FAULT.into() };
+    Failure::Transient { code, detail }
 }
 
 /// An artifact store that does not work.
@@ -81,6 +90,8 @@ impl ChildError {
                 Failure::Transient { code, detail }
             }
             Self::OutOfMemory(_) => Failure::OutOfMemory { batch, detail },
+            // The device may be gone for good: whether a fresh evaluator finds it tells whose failure it is.
+            Self::Failed { code: given, .. } if given == DEVICE_FAILED => Failure::Outage(Outage { code, detail }),
             Self::Failed { code: given, .. } if is_of_the_machine(given) => Failure::Transient { code, detail },
             // It ran for hours and showed that it was alive: another attempt would be as slow.
             Self::WallTime(_) | Self::Failed { .. } | Self::Rejected { .. } => Failure::Permanent { code, detail },
@@ -108,6 +119,7 @@ mod tests {
         for code in ["forward_fails", "wrong_class_count", "bad_input"] {
             assert!(matches!(failed(code), Failure::Permanent { .. }), "{code}");
         }
+        assert!(matches!(failed(DEVICE_FAILED), Failure::Outage(_)));
         let full = ChildError::OutOfMemory("CUDA out of memory".into());
         assert!(matches!(full.failure(32), Failure::OutOfMemory { batch: 32, .. }));
     }

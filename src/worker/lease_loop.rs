@@ -365,7 +365,7 @@ impl Worker {
         match job::run(tools, claimed, kept, progress).await {
             Err(JobError::Failed(Failure::Outage(outage))) if self.is_well().await => {
                 warn!(%outage, "device and artifact store work otherwise");
-                Err(JobError::Failed(outage.of_this_work()))
+                Err(JobError::Failed(failure::of_this_work(outage)))
             }
             ended => ended,
         }

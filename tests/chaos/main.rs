@@ -50,10 +50,11 @@ enum Fault {
     DatabaseAway,
     DatabaseFrozen,
     StoreFails,
+    StoreSlow,
     DiskFull,
 }
 
-const FAULTS: [Fault; 12] = [
+const FAULTS: [Fault; 13] = [
     Fault::WorkerKilled,
     Fault::WorkerAskedToEnd,
     Fault::WorkerFrozen,
@@ -65,6 +66,7 @@ const FAULTS: [Fault; 12] = [
     Fault::DatabaseAway,
     Fault::DatabaseFrozen,
     Fault::StoreFails,
+    Fault::StoreSlow,
     Fault::DiskFull,
 ];
 
@@ -194,6 +196,11 @@ async fn inject(stage: &mut Stage, fault: Fault, victim: usize) {
             stage.volume.break_down();
             pass(3.0).await;
             stage.volume.mend();
+        }
+        Fault::StoreSlow => {
+            stage.slow_down(true);
+            pass(3.0).await;
+            stage.slow_down(false);
         }
         Fault::DiskFull => {
             stage.volume.fill();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -13,11 +13,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::common::world::{Worker, World};
+use crate::common::world::{Worker, World, preloadable};
 use crate::volume::Volume;
 
 /// What the clocks of the workers' hosts show, against the truth.
 const SKEWS: [&str; 3] = ["0", "3600", "-3600"];
+/// What every file takes to be opened or renamed in an artifact store that is slow: more than a lease lasts.
+const SLOW_SECONDS: &str = "4";
 
 pub struct Stage {
     pub world: World,
@@ -29,6 +31,7 @@ pub struct Stage {
     server: Child,
     cluster: Option<Cluster>,
     clock: PathBuf,
+    store: PathBuf,
     database: TempDir,
 }
 
@@ -43,9 +46,10 @@ impl Stage {
         let cluster = Cluster::start(database.path(), &Options::default()).await.unwrap();
         let volume = Volume::new(&data.path().join("artifacts"));
         let world = World::on(cluster.url().to_owned(), data).await;
-        let clock = skewed_clock(&world);
+        let clock = preloadable(&world, "tests/chaos/skewed_clock.c");
+        let store = preloadable(&world, "tests/common/slow_store.c");
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let server = serve(&world, &address);
+        let server = serve(&world, &address, &store);
         let mut stage = Self {
             world,
             volume,
@@ -55,6 +59,7 @@ impl Stage {
             server,
             cluster: Some(cluster),
             clock,
+            store,
             database,
         };
         stage.workers = (0..SKEWS.len()).map(|at| stage.hire(at)).collect();
@@ -62,11 +67,14 @@ impl Stage {
     }
 
     fn hire(&self, at: usize) -> Worker {
-        let preload = self.clock.to_str().unwrap();
+        let preload = format!("{}:{}", self.clock.display(), self.store.display());
+        let slow = slow_while(&self.world);
         self.world.worker_with(&[
             ("GAUNTLET_LOG_LEVEL", "off"),
             ("GAUNTLET_NO_PROGRESS_SECONDS", "10"),
-            ("LD_PRELOAD", preload),
+            ("LD_PRELOAD", &preload),
+            ("SLOW_STORE_SECONDS", SLOW_SECONDS),
+            ("SLOW_STORE_WHILE", slow.to_str().unwrap()),
             ("CLOCK_SKEW_SECONDS", SKEWS[at]),
         ])
     }
@@ -85,7 +93,7 @@ impl Stage {
             }
         }
         if self.server.try_wait().unwrap().is_some() {
-            self.server = serve(&self.world, &self.address);
+            self.server = serve(&self.world, &self.address, &self.store);
         }
     }
 
@@ -99,7 +107,13 @@ impl Stage {
     pub fn restart_server(&mut self) {
         self.server.kill().ok();
         self.server.wait().ok();
-        self.server = serve(&self.world, &self.address);
+        self.server = serve(&self.world, &self.address, &self.store);
+    }
+
+    /// Makes the artifact store slow, or fast again.
+    pub fn slow_down(&self, slow: bool) {
+        let flag = slow_while(&self.world);
+        if slow { fs::write(flag, "").unwrap() } else { fs::remove_file(flag).unwrap() }
     }
 
     pub async fn stop_database(&mut self) {
@@ -147,7 +161,12 @@ impl Drop for Stage {
     }
 }
 
-fn serve(world: &World, address: &str) -> Child {
+/// While it is there, the artifact store is slow.
+fn slow_while(world: &World) -> PathBuf {
+    world.data.path().join("slow")
+}
+
+fn serve(world: &World, address: &str, store: &Path) -> Child {
     Command::new(env!("CARGO_BIN_EXE_gauntlet"))
         .args(["serve", "--data-dir"])
         .arg(world.data.path())
@@ -157,6 +176,9 @@ fn serve(world: &World, address: &str) -> Child {
         .env("GAUNTLET_RATE_PER_MINUTE", "0")
         .env("GAUNTLET_QUOTAS__EVALUATIONS_PER_DAY", "0")
         .env("GAUNTLET_LOG_LEVEL", "off")
+        .env("LD_PRELOAD", store)
+        .env("SLOW_STORE_SECONDS", SLOW_SECONDS)
+        .env("SLOW_STORE_WHILE", slow_while(world))
         .current_dir(world.data.path())
         .stdout(Stdio::null())
         .spawn()
@@ -168,16 +190,6 @@ fn started(pid: i32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
     (fields[0] != "Z").then(|| fields[19].to_owned())
-}
-
-/// Builds the library that makes clocks wrong.
-fn skewed_clock(world: &World) -> PathBuf {
-    let library = world.data.path().join("skewed_clock.so");
-    let source = crate::common::world::repository("tests/chaos/skewed_clock.c");
-    let compiler =
-        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
-    assert!(compiler.unwrap().success());
-    library
 }
 
 /// As long as a pause between two faults: chaos is a matter of time.

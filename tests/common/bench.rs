@@ -73,7 +73,7 @@ impl Bench {
         let (database_url, database) = fresh_database().await;
         let pool = pool::connect(&database_url, 20).await.unwrap();
         pool::migrate(&pool).await.unwrap();
-        let folder = tempfile::tempdir().unwrap();
+        let folder = scratch();
         let artifacts = Artifacts::local(folder.path()).unwrap();
         import(&Catalogue::new(artifacts.store()), "tiny", 40, 3).await;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -244,6 +244,15 @@ impl Bench {
         let Ok(entries) = std::fs::read_dir(self.folder.path().join(folder)) else { return Vec::new() };
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
+}
+
+/// In memory where there is room. Artifacts are written with `fsync`, some thousand times over all tests, and a disk that has much
+/// else to write lets each of them wait.
+fn scratch() -> tempfile::TempDir {
+    let memory = "/dev/shm";
+    let room = nix::sys::statvfs::statvfs(memory).map_or(0, |of| of.blocks_available() * of.fragment_size());
+    let folder = if room > 1 << 30 { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    folder.unwrap()
 }
 
 fn verdict(condition: &str, image: u32, robust: bool) -> Verdict {

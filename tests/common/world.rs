@@ -201,6 +201,27 @@ pub fn digits_spec() -> ModelSpec {
     ModelSpec { format: Format::Torchscript, input: [1, 32, 32], classes: 10, preprocessing: None, stochastic: false }
 }
 
+/// Builds a library of the repository's C code, to be preloaded into processes.
+pub fn preloadable(world: &World, source: &str) -> PathBuf {
+    let source = repository(source);
+    let library = world.data.path().join(source.file_stem().unwrap()).with_extension("so");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl");
+    assert!(compiler.status().unwrap().success());
+    library
+}
+
+/// Puts the sleeping evaluator, whose shards take so long, into a folder of its own.
+pub fn sleeping_evaluator(world: &World, seconds: f64) -> PathBuf {
+    let folder = world.data.path().join("sleeper");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("seconds"), seconds.to_string()).unwrap();
+    let program = folder.join("evaluator");
+    std::fs::copy(repository("tests/data/sleeping_evaluator.py"), &program).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    program
+}
+
 /// A worker process, killed when it goes out of scope.
 pub struct Worker(Child);
 

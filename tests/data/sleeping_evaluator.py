@@ -2,7 +2,8 @@
 """An evaluator that sleeps instead of computing, for measuring the queue: `gauntlet worker` speaks to it as to any other.
 
 Every image is read correctly. A shard takes SECONDS, written beside this file's copy in `seconds`; a shard whose first image's
-number is odd takes half as much again if `uneven` lies there too.
+number is odd takes half as much again if `uneven` lies there too. While `lost` lies there, the device is gone: no evaluator starts, and
+a shard that runs fails. While `faulty` lies there, only shards fail.
 """
 
 import json
@@ -15,6 +16,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 SECONDS = float((HERE / "seconds").read_text())
 UNEVEN = (HERE / "uneven").exists()
 PLATFORM = {"device": "cpu", "hardware": "sleeper", "libtorch": "none"}
+LOST, FAULTY = HERE / "lost", HERE / "faulty"
 line = socket.socket(fileno=3)
 
 
@@ -40,6 +42,8 @@ def shard(call):
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         time.sleep(min(left, 0.5))
+        if LOST.exists():
+            break
         say(call["nonce"], {"reply": "progress", "verdicts": int(cells * (1 - max(0, end - time.monotonic()) / seconds))})
     verdict = lambda place, label: {
         "image": first + place, "label": label, "predicted": label, "robust": True, "stage": None,
@@ -58,6 +62,8 @@ while True:
     call = json.loads(take(header_length))
     take(payload_length)
     match call["request"]:
+        case "start" if LOST.exists():
+            reply = {"reply": "failed", "code": "no_device", "detail": "CUDA is not available"}
         case "start":
             reply = {"reply": "started", "platform": PLATFORM, "sandbox": "off"}
         case "load":
@@ -67,7 +73,9 @@ while True:
             # So slow that shards are as small as they come.
             reply = {"reply": "probed", "findings": [], "seconds_per_forward": 1000.0}
         case "shard":
-            reply = shard(call)
+            reply = None if FAULTY.exists() else shard(call)
+            if reply is None or LOST.exists():
+                reply = {"reply": "failed", "code": "device_failed", "detail": "CUDA error: device-side assert triggered"}
         case other:
             reply = {"reply": "failed", "code": "bad_request", "detail": other}
     say(call["nonce"], reply)

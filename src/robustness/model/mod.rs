@@ -42,10 +42,12 @@ pub enum ModelError {
     WrongType(String),
     #[error("out of memory: {0}")]
     OutOfMemory(String),
+    #[error("the device failed: {0}")]
+    DeviceFailed(String),
 }
 
 impl ModelError {
-    /// Sorts libtorch's complaint: memory is the machine's fault, everything else goes to `otherwise`.
+    /// Sorts libtorch's complaint: memory and device are the machine's, everything else goes to `otherwise`.
     pub(crate) fn sort(error: &TchError, otherwise: fn(String) -> Self) -> Self {
         let text = match error {
             TchError::Torch(text) => text.trim().to_owned(),
@@ -53,13 +55,25 @@ impl ModelError {
         };
         // What follows is a trace of libtorch's own frames, which says nothing about the model.
         let text = text.split("Exception raised from").next().unwrap_or_default().trim().to_owned();
-        if is_out_of_memory(&text) { Self::OutOfMemory(text) } else { otherwise(text) }
+        match text {
+            text if is_out_of_memory(&text) => Self::OutOfMemory(text),
+            text if is_device_failure(&text) => Self::DeviceFailed(text),
+            text => otherwise(text),
+        }
     }
 }
 
 /// Whether libtorch's words mean that memory ran out, on a GPU or on the CPU.
 pub(crate) fn is_out_of_memory(text: &str) -> bool {
     ["out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED"]
+        .iter()
+        .any(|words| text.contains(words))
+}
+
+/// Whether libtorch's words mean that the GPU, its driver or one of its libraries failed. A kernel that the model misused leaves the
+/// GPU in the same state as one that fell off its bus, and its error may show in whatever is called next.
+pub(crate) fn is_device_failure(text: &str) -> bool {
+    ["CUDA error", "CUDA driver error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "CUFFT_", "cuSOLVER error"]
         .iter()
         .any(|words| text.contains(words))
 }
@@ -101,4 +115,28 @@ impl Normaliser {
 /// uint8 pixels [n, C, H, W] as float32 in [0,1]: v / 255, correctly rounded.
 pub fn to_unit(pixels: &Tensor, device: Device) -> Tensor {
     pixels.to_device(device).to_kind(Kind::Float) / 255.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_the_machines_is_told_from_what_is_the_models() {
+        let sort = |text: &str| ModelError::sort(&TchError::Torch(text.into()), ModelError::ForwardFails);
+        for text in [
+            "CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CUDA_DSA`",
+            "CUDA error: unspecified launch failure",
+            "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+            "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(…)`",
+        ] {
+            assert!(matches!(sort(text), ModelError::DeviceFailed(_)), "{text}");
+        }
+        for text in
+            ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"]
+        {
+            assert!(matches!(sort(text), ModelError::OutOfMemory(_)), "{text}");
+        }
+        assert!(matches!(sort("mat1 and mat2 shapes cannot be multiplied"), ModelError::ForwardFails(_)));
+    }
 }

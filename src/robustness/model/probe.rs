@@ -44,6 +44,7 @@ impl From<ModelError> for Rejection {
             ModelError::WrongShape { .. } => "wrong_output_shape",
             ModelError::WrongType(_) => "wrong_output_type",
             ModelError::OutOfMemory(_) => "out_of_memory",
+            ModelError::DeviceFailed(_) => "device_failed",
         };
         Self { code, found: error.to_string() }
     }
