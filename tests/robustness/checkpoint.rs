@@ -4,12 +4,16 @@ use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 
 use gauntlet::protocol::*;
-use gauntlet::robustness::engine::{Checkpoint, EngineError, Images, Outcome, Progress, Run, Watch, evaluate_from};
+use gauntlet::robustness::corruption::{FrostTextures, Recipe};
+use gauntlet::robustness::engine::{
+    Checkpoint, Corrupter, EngineError, Images, Outcome, Progress, Run, Watch, evaluate_corrupted, evaluate_from,
+};
 use gauntlet::robustness::model::Classifier;
+use tch::Tensor;
 
 use crate::support::*;
 
-const BATCH: u32 = 8;
+const BATCH: u32 = 16;
 /// Passes between two checkpoints.
 const EVERY: u32 = 6;
 
@@ -32,6 +36,13 @@ fn in_parts(
         batch: BATCH,
         wants_witness: &wants_witness,
     };
+    let textures = FrostTextures::procedural();
+    let corrupter = Corrupter {
+        threads: 2,
+        apply: &|condition, image, random| Recipe::from(condition).apply(image, &textures, random),
+        waiting: &|wait| wait(),
+    };
+    let corrupts = matches!(conditions[0].kind, ConditionKind::Corruption(_));
     let (mut bytes, mut spent, mut interruptions) = (None, 0, 0);
     loop {
         let (passes, forwards, latest) = (Cell::new(0), Cell::new(0), RefCell::new(None));
@@ -49,7 +60,10 @@ fn in_parts(
         };
         let mut keep = |checkpoint: Checkpoint| *latest.borrow_mut() = Some(checkpoint.encode());
         let mut watch = Watch { observer: &mut observer, keep: Some((&mut due, &mut keep)) };
-        let outcome = evaluate_from(&run, from, &mut watch);
+        let outcome = match corrupts {
+            true => evaluate_corrupted(&run, &corrupter, from, &mut watch),
+            false => evaluate_from(&run, from, &mut watch),
+        };
         spent += forwards.get();
         match outcome {
             Ok(outcomes) => return (outcomes, spent, interruptions),
@@ -63,36 +77,95 @@ fn in_parts(
     }
 }
 
-fn holds(norm: Norm, radii: &[f64], attack: &Attack) {
-    let model = convnet(3);
-    let images = images(&model, 20, 7);
-    let conditions = conditions(norm, radii, false, attack);
-    let (whole, undisturbed, none) = in_parts(&model, &images, &conditions, u32::MAX);
+fn holds(conditions: &[Condition]) {
+    holds_for(&convnet(3), conditions);
+}
+
+fn holds_for(model: &dyn Classifier, conditions: &[Condition]) {
+    let images = images(model, 24, 7);
+    let what = &conditions[0].id;
+    let (whole, undisturbed, none) = in_parts(model, &images, conditions, u32::MAX);
     assert_eq!(none, 0);
-    for patience in [40, 97] {
-        let (parts, spent, interruptions) = in_parts(&model, &images, &conditions, patience);
-        assert!(interruptions >= 1, "{norm} {patience}: {interruptions} interruptions");
-        assert!(parts == whole, "{norm} {}: other outcomes after {interruptions} interruptions", attack.name());
+    for patience in [20, 61].into_iter().filter(|patience| undisturbed > u64::from(patience * BATCH)) {
+        let (parts, spent, interruptions) = in_parts(model, &images, conditions, patience);
+        assert!(interruptions >= 1, "{what} {patience}: {interruptions} interruptions");
+        let other = whole.iter().zip(&parts).find(|(whole, part)| whole != part);
+        assert_eq!(other, None, "{what}: another outcome after {interruptions} interruptions");
         // Lost are the passes since the last checkpoint, and trajectories that were not there at the one before.
         let lost = u64::from(interruptions) * (u64::from(3 * EVERY * BATCH) + images.indices.len() as u64);
-        assert!(spent <= undisturbed + lost, "{norm} {}: {spent} forwards for {undisturbed}", attack.name());
+        assert!(spent <= undisturbed + lost, "{what}: {spent} forwards for {undisturbed}");
     }
 }
 
 #[test]
 fn every_attack_goes_on_where_it_was_interrupted() {
     for (norm, radii) in [(Norm::Linf, [0.01, 0.03]), (Norm::L2, [0.1, 0.3]), (Norm::L1, [0.4, 1.5])] {
-        for attack in autoattacks(24, 120, 2, 1) {
-            holds(norm, &radii, &attack);
+        let mut attacks = autoattacks(24, 70, 2, 1);
+        attacks.extend(nearest_attacks(norm, 8, 70, 1));
+        attacks.push(Attack::Pgd(Pgd { steps: 40, random_start: true, restarts: 3, ..pgd() }));
+        for attack in attacks {
+            holds(&conditions(norm, &radii, false, &attack));
         }
-        let restarted = Pgd { steps: 40, random_start: true, restarts: 3, ..pgd() };
-        holds(norm, &radii, &Attack::Pgd(restarted));
+    }
+}
+
+#[test]
+fn a_search_for_the_nearest_goes_on_with_what_it_found() {
+    for norm in [Norm::Linf, Norm::L2, Norm::L1] {
+        let attacks = nearest_attacks(norm, 10, 70, 1);
+        for attack in &attacks {
+            holds(&[minimal(norm, attack)]);
+        }
+        holds(&[minimal(norm, &cascade(&attacks))]);
+        // Rungs that are there before a trajectory is worth keeping, and after.
+        let rungs = |walk: fn(Walk) -> Attack| {
+            [4, 9, 30, 70].map(|queries| minimal(norm, &walk(Walk { queries, eot: 1 })))
+        };
+        match norm {
+            Norm::Linf => holds(&rungs(Attack::HopSkipJump)),
+            Norm::L2 => [rungs(Attack::HopSkipJump), rungs(Attack::Boundary)].iter().for_each(|rungs| holds(rungs)),
+            Norm::L1 => {}
+        }
     }
 }
 
 #[test]
 fn a_cascade_goes_on_where_it_was_interrupted() {
-    holds(Norm::Linf, &[0.01, 0.03], &cascade(&autoattacks(24, 120, 1, 1)));
+    holds(&conditions(Norm::Linf, &[0.01, 0.03], false, &cascade(&autoattacks(24, 120, 1, 1))));
+}
+
+/// A convolutional network that sees its images through Poisson noise: how many random numbers a row takes depends on its pixels.
+fn noisy() -> Model<impl Fn(&Tensor) -> Tensor> {
+    let Model { spec, logits } = convnet(3);
+    let seen = move |images: &Tensor| {
+        let photons = images.detach() * 40.0;
+        logits(&(images + (photons.poisson() - photons) / 40.0))
+    };
+    Model { spec: ModelSpec { stochastic: true, ..spec }, logits: seen }
+}
+
+#[test]
+fn an_attack_on_a_stochastic_model_draws_what_it_would_have_drawn() {
+    let mut attacks = autoattacks(12, 40, 2, 2);
+    attacks.push(cascade(&attacks));
+    attacks.push(Attack::Pgd(Pgd { steps: 12, random_start: true, restarts: 3, eot: 2, ..pgd() }));
+    attacks.push(Attack::HopSkipJump(Walk { queries: 60, eot: 2 }));
+    for attack in attacks {
+        holds_for(&noisy(), &conditions(Norm::L2, &[0.3], false, &attack));
+    }
+}
+
+#[test]
+fn corruptions_go_on_after_the_images_that_are_done() {
+    let protocol = builtin("cifar10-c").unwrap();
+    let mut conditions = protocol.conditions(Some("cifar10")).unwrap();
+    conditions.retain(|condition| match &condition.kind {
+        ConditionKind::Corruption(found) => matches!(found.corruption, Corruption::ShotNoise | Corruption::Fog),
+        _ => false,
+    });
+    assert_eq!(conditions.len(), 10);
+    holds_for(&convnet(3), &conditions);
+    holds_for(&noisy(), &conditions);
 }
 
 #[test]

@@ -14,7 +14,7 @@ const NORMS: [Norm; 3] = [Norm::Linf, Norm::L2, Norm::L1];
 fn walk(norm: Norm, queries: &[u32]) -> Vec<Condition> {
     queries
         .iter()
-        .map(|queries| minimal(norm, &Attack::HopSkipJump(HopSkipJump { queries: *queries, eot: 1 })))
+        .map(|queries| minimal(norm, &Attack::HopSkipJump(Walk { queries: *queries, eot: 1 })))
         .collect()
 }
 
@@ -158,7 +158,7 @@ fn passes_are_counted_exactly() {
     // The clean image, five steps and a look at the end, and one examination.
     assert_eq!(cost(Attack::Fmn(untargeted.clone())), (8, 5));
     assert_eq!(cost(Attack::Ddn(untargeted)), (8, 5));
-    assert_eq!(cost(Attack::HopSkipJump(HopSkipJump { queries: 77, eot: 1 })), (79, 0));
+    assert_eq!(cost(Attack::HopSkipJump(Walk { queries: 77, eot: 1 })), (79, 0));
 }
 
 #[test]
