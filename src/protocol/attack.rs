@@ -100,13 +100,14 @@ impl Attack {
             Attack::Pgd(pgd) => pgd.restarts = 1,
             Attack::ApgdCe(apgd) | Attack::ApgdDlr(apgd) => apgd.restarts = 1,
             Attack::Fab(attack) | Attack::Fmn(attack) | Attack::Ddn(attack) => attack.restarts = 1,
+            Attack::Cw(attack) => attack.restarts = 1,
             // Which run is which target's depends on how many there are.
             Attack::ApgdT(targeted) | Attack::FabT(targeted) => targeted.restarts = 1,
             // How long a walk goes on changes nothing of its beginning.
             Attack::HopSkipJump(walk) | Attack::Boundary(walk) => walk.queries = 1,
             Attack::Square(square) => square.restarts = 1,
             Attack::Noise(noise) => noise.queries = 1,
-            Attack::Cw(_) | Attack::Fgsm(_) | Attack::Cascade(_) => {}
+            Attack::Fgsm(_) | Attack::Cascade(_) => {}
         }
         attack
     }
@@ -202,7 +203,7 @@ impl Attack {
                 ranked(Passes { forwards: looks, backwards: looks })
             }
             Attack::Square(square) => queries(&[square.queries, square.restarts]),
-            Attack::Cw(attack) => ascent(attack.steps, attack.searches.into()),
+            Attack::Cw(attack) => ascent(attack.steps, product(&[attack.searches, attack.restarts])),
             Attack::HopSkipJump(walk) | Attack::Boundary(walk) => queries(&[walk.queries]),
             Attack::Noise(noise) => queries(&[noise.queries]),
             Attack::Fgsm(_) => Passes { forwards: eot, backwards: eot },
@@ -286,8 +287,10 @@ pub struct Square {
 pub struct CarliniWagner {
     /// Gradient steps of each descent, at least 1.
     pub steps: u32,
-    /// Descents, each with another weight of the loss, at least 1.
+    /// Descents of each restart, each with another weight of the loss, at least 1.
     pub searches: u32,
+    /// Independent runs, at least 1.
+    pub restarts: u32,
     /// Draws averaged at every point, at least 1 (for stochastic models).
     pub eot: u32,
 }

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::attack::{
-    Attack, CarliniWagner, Cascade, ClipOrder, Distribution, Fgsm, Keep, Loss, Noise, Pgd, Projection, Square, StepSize,
-    Target, Targeted, Untargeted, Walk,
+    Attack, CarliniWagner, Cascade, ClipOrder, Distribution, Fgsm, Keep, Loss, Noise, Pgd, Projection, Square,
+    StepSize, Target, Targeted, Untargeted, Walk,
 };
 use super::budget::Budgets;
 use super::file::{ProtocolError, check_name};
@@ -199,7 +199,7 @@ impl AttackName {
         use AttackName::{ApgdT, Boundary, Cw, FabT, Fgsm, HopSkipJump, Noise, Pgd, Square};
         match key {
             "eot" => true,
-            "restarts" => !matches!(self, Cw | Noise | Fgsm | HopSkipJump | Boundary),
+            "restarts" => !matches!(self, Noise | Fgsm | HopSkipJump | Boundary),
             "steps" => !matches!(self, Square | Noise | Fgsm | HopSkipJump | Boundary),
             "targets" => matches!(self, ApgdT | FabT),
             "searches" => self == Cw,
@@ -242,9 +242,7 @@ impl AttackName {
             AttackName::FabT => Attack::FabT(targeted),
             AttackName::Fmn => Attack::Fmn(untargeted),
             AttackName::Ddn => Attack::Ddn(untargeted),
-            AttackName::Cw => {
-                Attack::Cw(CarliniWagner { steps, searches: block.searches.unwrap_or(9), eot })
-            }
+            AttackName::Cw => Attack::Cw(CarliniWagner { steps, searches: block.searches.unwrap_or(9), restarts, eot }),
             AttackName::HopSkipJump => Attack::HopSkipJump(Walk { queries: queries(10_000), eot }),
             AttackName::Boundary => Attack::Boundary(Walk { queries: queries(10_000), eot }),
             AttackName::Square => {
@@ -291,8 +289,8 @@ impl AttackBlock {
             | Attack::FabT(Targeted { steps, targets, restarts, .. }) => {
                 Self { steps: Some(steps), targets: Some(targets), restarts: Some(restarts), ..block }
             }
-            Attack::Cw(CarliniWagner { steps, searches, .. }) => {
-                Self { steps: Some(steps), searches: Some(searches), ..block }
+            Attack::Cw(CarliniWagner { steps, searches, restarts, .. }) => {
+                Self { steps: Some(steps), searches: Some(searches), restarts: Some(restarts), ..block }
             }
             Attack::HopSkipJump(Walk { queries, .. }) | Attack::Boundary(Walk { queries, .. }) => {
                 let queries = block.queries.clone().unwrap_or(Queries::One(queries));
@@ -460,7 +458,9 @@ fn problem(attack: &Attack) -> Option<(&'static str, String)> {
         Attack::ApgdT(attack) | Attack::FabT(attack) => {
             vec![("steps", attack.steps), ("restarts", attack.restarts), ("targets", attack.targets)]
         }
-        Attack::Cw(attack) => vec![("steps", attack.steps), ("searches", attack.searches)],
+        Attack::Cw(attack) => {
+            vec![("steps", attack.steps), ("searches", attack.searches), ("restarts", attack.restarts)]
+        }
         Attack::HopSkipJump(walk) | Attack::Boundary(walk) => vec![("queries", walk.queries)],
         Attack::Square(square) => vec![("queries", square.queries), ("restarts", square.restarts)],
         Attack::Noise(noise) => vec![("queries", noise.queries)],

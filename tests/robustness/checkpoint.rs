@@ -1,100 +1,15 @@
 //! Interrupted evaluations go on where they were, and come to what they would have come to.
 
-use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 
 use gauntlet::protocol::*;
-use gauntlet::robustness::corruption::{FrostTextures, Recipe};
-use gauntlet::robustness::engine::{
-    Checkpoint, Corrupter, EngineError, Images, Outcome, Progress, Run, Watch, evaluate_corrupted, evaluate_from,
-};
-use gauntlet::robustness::model::Classifier;
-use tch::Tensor;
+use gauntlet::robustness::engine::{Checkpoint, EngineError, Run, Watch, evaluate_from};
 
+use crate::interrupted::{BATCH, holds_for};
 use crate::support::*;
-
-const BATCH: u32 = 16;
-/// Passes between two checkpoints.
-const EVERY: u32 = 6;
-
-/// Evaluates in parts of at most `patience` passes, each from the last part's latest checkpoint on; returns the outcomes,
-/// the forwards of all parts together, and the number of interruptions.
-fn in_parts(
-    model: &dyn Classifier,
-    images: &Images,
-    conditions: &[Condition],
-    patience: u32,
-) -> (Vec<Outcome>, u64, u32) {
-    let conditions: Vec<&Condition> = conditions.iter().collect();
-    let wants_witness = |image: u32| image.is_multiple_of(2);
-    let run = Run {
-        model,
-        images,
-        conditions: &conditions,
-        seed: 5,
-        rule: VerdictRule::OneForward,
-        batch: BATCH,
-        wants_witness: &wants_witness,
-    };
-    let textures = FrostTextures::procedural();
-    let corrupter = Corrupter {
-        threads: 2,
-        apply: &|condition, image, random| Recipe::from(condition).apply(image, &textures, random),
-        waiting: &|wait| wait(),
-    };
-    let corrupts = matches!(conditions[0].kind, ConditionKind::Corruption(_));
-    let (mut bytes, mut spent, mut interruptions) = (None, 0, 0);
-    loop {
-        let (passes, forwards, latest) = (Cell::new(0), Cell::new(0), RefCell::new(None));
-        let from = bytes.as_ref().map(|bytes: &Vec<u8>| Checkpoint::decode(bytes).expect("a checkpoint"));
-        let mut observer = |progress: Progress| {
-            passes.set(passes.get() + 1);
-            forwards.set(progress.forwards);
-            if passes.get() < patience { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        };
-        let mut at = 0;
-        let mut due = || {
-            let due = passes.get() >= at + EVERY;
-            at = if due { passes.get() } else { at };
-            due
-        };
-        let mut keep = |checkpoint: Checkpoint| *latest.borrow_mut() = Some(checkpoint.encode());
-        let mut watch = Watch { observer: &mut observer, keep: Some((&mut due, &mut keep)) };
-        let outcome = match corrupts {
-            true => evaluate_corrupted(&run, &corrupter, from, &mut watch),
-            false => evaluate_from(&run, from, &mut watch),
-        };
-        spent += forwards.get();
-        match outcome {
-            Ok(outcomes) => return (outcomes, spent, interruptions),
-            Err(EngineError::Stopped) => {
-                interruptions += 1;
-                assert!(latest.borrow().is_some() || bytes.is_none(), "{patience} passes brought it no further");
-                bytes = latest.into_inner().or(bytes);
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
 
 fn holds(conditions: &[Condition]) {
     holds_for(&convnet(3), conditions);
-}
-
-fn holds_for(model: &dyn Classifier, conditions: &[Condition]) {
-    let images = images(model, 24, 7);
-    let what = &conditions[0].id;
-    let (whole, undisturbed, none) = in_parts(model, &images, conditions, u32::MAX);
-    assert_eq!(none, 0);
-    for patience in [20, 61].into_iter().filter(|patience| undisturbed > u64::from(patience * BATCH)) {
-        let (parts, spent, interruptions) = in_parts(model, &images, conditions, patience);
-        assert!(interruptions >= 1, "{what} {patience}: {interruptions} interruptions");
-        let other = whole.iter().zip(&parts).find(|(whole, part)| whole != part);
-        assert_eq!(other, None, "{what}: another outcome after {interruptions} interruptions");
-        // Lost are the passes since the last checkpoint, and trajectories that were not there at the one before.
-        let lost = u64::from(interruptions) * (u64::from(3 * EVERY * BATCH) + images.indices.len() as u64);
-        assert!(spent <= undisturbed + lost, "{what}: {spent} forwards for {undisturbed}");
-    }
 }
 
 #[test]
@@ -118,9 +33,8 @@ fn a_search_for_the_nearest_goes_on_with_what_it_found() {
         }
         holds(&[minimal(norm, &cascade(&attacks))]);
         // Rungs that are there before a trajectory is worth keeping, and after.
-        let rungs = |walk: fn(Walk) -> Attack| {
-            [4, 9, 30, 70].map(|queries| minimal(norm, &walk(Walk { queries, eot: 1 })))
-        };
+        let rungs =
+            |walk: fn(Walk) -> Attack| [4, 9, 30, 70].map(|queries| minimal(norm, &walk(Walk { queries, eot: 1 })));
         match norm {
             Norm::Linf => holds(&rungs(Attack::HopSkipJump)),
             Norm::L2 => [rungs(Attack::HopSkipJump), rungs(Attack::Boundary)].iter().for_each(|rungs| holds(rungs)),
@@ -132,40 +46,6 @@ fn a_search_for_the_nearest_goes_on_with_what_it_found() {
 #[test]
 fn a_cascade_goes_on_where_it_was_interrupted() {
     holds(&conditions(Norm::Linf, &[0.01, 0.03], false, &cascade(&autoattacks(24, 120, 1, 1))));
-}
-
-/// A convolutional network that sees its images through Poisson noise: how many random numbers a row takes depends on its pixels.
-fn noisy() -> Model<impl Fn(&Tensor) -> Tensor> {
-    let Model { spec, logits } = convnet(3);
-    let seen = move |images: &Tensor| {
-        let photons = images.detach() * 40.0;
-        logits(&(images + (photons.poisson() - photons) / 40.0))
-    };
-    Model { spec: ModelSpec { stochastic: true, ..spec }, logits: seen }
-}
-
-#[test]
-fn an_attack_on_a_stochastic_model_draws_what_it_would_have_drawn() {
-    let mut attacks = autoattacks(12, 40, 2, 2);
-    attacks.push(cascade(&attacks));
-    attacks.push(Attack::Pgd(Pgd { steps: 12, random_start: true, restarts: 3, eot: 2, ..pgd() }));
-    attacks.push(Attack::HopSkipJump(Walk { queries: 60, eot: 2 }));
-    for attack in attacks {
-        holds_for(&noisy(), &conditions(Norm::L2, &[0.3], false, &attack));
-    }
-}
-
-#[test]
-fn corruptions_go_on_after_the_images_that_are_done() {
-    let protocol = builtin("cifar10-c").unwrap();
-    let mut conditions = protocol.conditions(Some("cifar10")).unwrap();
-    conditions.retain(|condition| match &condition.kind {
-        ConditionKind::Corruption(found) => matches!(found.corruption, Corruption::ShotNoise | Corruption::Fog),
-        _ => false,
-    });
-    assert_eq!(conditions.len(), 10);
-    holds_for(&convnet(3), &conditions);
-    holds_for(&noisy(), &conditions);
 }
 
 #[test]

@@ -20,6 +20,11 @@ const TURN_EVERY: u32 = 8;
 /// Half of the steps around the image are to stay adversarial, and a quarter of those that also approach it.
 const TURNS_KEPT: f64 = 0.5;
 const STEPS_KEPT: f64 = 0.25;
+/// Every so manieth look moves the pixels at the edge of the box too. They can move to one side only, and where the box holds them
+/// back that is the wrong one: were they always moved, hardly any step would succeed, and all would shrink to nothing.
+const EDGES_EVERY: u32 = 2;
+/// Less than any distance, and large enough that its inverse is a number.
+const TINY: f64 = 1e-100;
 /// How far one answer changes the logarithm of a step.
 const TURN_RATE: f64 = 0.2;
 const STEP_RATE: f64 = 0.1;
@@ -109,7 +114,8 @@ impl BoundarySearch {
     fn moved(&mut self) -> Tensor {
         let (setting, slots) = (self.setting, self.setting.slots);
         let mask = |test: fn(&Phase) -> bool| {
-            let rows: Vec<bool> = (0..slots).map(|slot| self.streams[slot].is_some() && test(&self.phase[slot])).collect();
+            let rows: Vec<bool> =
+                (0..slots).map(|slot| self.streams[slot].is_some() && test(&self.phase[slot])).collect();
             rows.contains(&true).then(|| rows::mask(&setting, |slot| rows[slot]))
         };
         let starts = mask(|phase| matches!(phase, Phase::Start { .. }));
@@ -141,22 +147,25 @@ impl BoundarySearch {
         points
     }
 
-    /// A step around the image along the parts of `units` [S, …] that are orthogonal to the way from it, at the same distance but for what the
-    /// box takes; then the step towards it, to the share of the distance that it is to leave.
+    /// A step around the image along the parts of `units` [S, …] that are orthogonal to the way from it, at the same distance but
+    /// for what the box takes; then the step towards it, to the share of the distance that it is to leave.
     fn stepped(&self, units: &Tensor) -> Tensor {
         let way = self.nearest.delta(&self.here);
-        let distance = length(Norm::L2, &way).clamp_min(f64::MIN_POSITIVE);
-        let along = flat(&(units * &way)).sum_dim_intlist(1, false, Kind::Double) / distance.square();
+        let distance = length(Norm::L2, &way).clamp_min(TINY);
+        let spared = rows::mask(&self.setting, |slot| !(self.count[slot] + 1).is_multiple_of(EDGES_EVERY));
+        let edges = self.here.le(0.0).logical_or(&self.here.ge(1.0));
+        let units = units.masked_fill(&edges.logical_and(&per_row(&spared, &edges)), 0.0);
+        let along = flat(&(&units * &way)).sum_dim_intlist(1, false, Kind::Double) / distance.square();
         let aside = units - &way * per_row(&along, &way);
         let turn = rows::column(&self.setting, |slot| self.turn[slot]);
-        let aside_length = &turn * &distance / length(Norm::L2, &aside).clamp_min(f64::MIN_POSITIVE);
+        let aside_length = &turn * &distance / length(Norm::L2, &aside).clamp_min(TINY);
         let turned = (&way + &aside * per_row(&aside_length, &aside)) / per_row(&(turn.square() + 1.0).sqrt(), &way);
         let turned = clip(&self.nearest.clean, &turned);
         let left = rows::column(&self.setting, |slot| match self.phase[slot] {
             Phase::Step => 1.0 - self.approach[slot],
             _ => 1.0,
         });
-        let shrunk = (left * distance / length(Norm::L2, &turned).clamp_min(f64::MIN_POSITIVE)).clamp_max(1.0);
+        let shrunk = (left * distance / length(Norm::L2, &turned).clamp_min(TINY)).clamp_max(1.0);
         self.image(&(&turned * per_row(&shrunk, &turned)))
     }
 

@@ -1,37 +1,39 @@
-//! Carlini and Wagner's attack in L2 (2017, section VI.A): descends ‖δ‖² + c·max(z_y − max z_{i≠y}, 0) by Adam, for one constant c after
-//! another, down to the smallest that still leads to an adversarial image.
+//! Carlini and Wagner's attack in L2 (2017, section VI.A): descends ‖δ‖² + c·max(z_y − max z_{i≠y}, 0) by Adam, for one
+//! constant c after another, down to the smallest that still leads to an adversarial image.
 //!
-//! The published attack descends on arctanh of the pixels, where black and white ones lie at infinity and hardly move. Here it is the
-//! pixels, which every step cuts to the box. The constant and the length of the steps begin where the linearised problem has them, so
-//! that no scale of logits or images matters.
+//! The published attack descends on arctanh of the pixels, where black and white ones lie at infinity and hardly move. Here it
+//! is the pixels, which every step cuts to the box. The constant and the length of the steps begin where the linearised problem
+//! has them, so that no scale of logits or images matters.
 
 use tch::{Kind, Tensor};
 
 use super::nearest::Nearest;
 use super::rows::{self, choose};
+use super::runs::Runs;
 use super::step::cosine;
-use super::{Answer, Demand, Entry, Frozen, Goal, Search, Setting, Status};
+use super::{Answer, Demand, Entry, Frozen, Search, Setting, Status};
 use crate::protocol::{CarliniWagner, Loss, Norm};
 use crate::robustness::threat::{length, per_row};
 
-const GOAL: Goal = Goal { loss: Loss::Margin, target: None, float32_gradient: false };
 /// Adam's rates of forgetting (Kingma and Ba 2015), and what keeps its quotient defined.
 const BETA: [f64; 2] = [0.9, 0.999];
 const TINY: f64 = 1e-30;
 /// Factor to the next constant where no smaller one failed, or no larger one succeeded.
 const FACTOR: f64 = 10.0;
-/// The way of a descent in the average pixel, in distances of the linearised boundary, were all steps as long as the first. The last step is a hundredth of the first.
+/// How far the average pixel would get in a descent were all steps as long as the first, in distances of the clean image and the
+/// linearised boundary from where it begins. The last step is a hundredth of the first.
 const WAY: f64 = 20.0;
 /// The most that a step moves a pixel.
 const LONGEST_STEP: f64 = 0.1;
 
-/// Carlini–Wagner trajectories: each a row of descents from the clean image.
+/// Carlini–Wagner trajectories: each a row of descents from one point, the clean image or a restart's.
 #[derive(Debug)]
 pub struct CarliniWagnerSearch {
+    runs: Runs,
     steps: u32,
     searches: u32,
     setting: Setting,
-    occupied: Vec<bool>,
+    entries: Vec<Option<Entry>>,
     demands: Vec<Demand>,
     /// Descents ended, and moves made in this one, per slot.
     search: Vec<u32>,
@@ -39,6 +41,7 @@ pub struct CarliniWagnerSearch {
     /// This descent saw an adversarial image.
     succeeds: Vec<bool>,
     nearest: Nearest,
+    start: Tensor,
     point: Tensor,
     /// c, the largest that failed, or 0, and the smallest that succeeded, or infinity.
     constant: Tensor,
@@ -56,15 +59,17 @@ impl CarliniWagnerSearch {
     pub fn new(attack: &CarliniWagner, setting: &Setting) -> Self {
         let (images, numbers) = (|| rows::images(setting), || rows::numbers(setting));
         Self {
+            runs: Runs { loss: Loss::Margin, restarts: attack.restarts, targets: None },
             steps: attack.steps,
             searches: attack.searches,
             setting: *setting,
-            occupied: vec![false; setting.slots],
+            entries: vec![None; setting.slots],
             demands: vec![Demand::Nothing; setting.slots],
             search: vec![0; setting.slots],
             step: vec![0; setting.slots],
             succeeds: vec![false; setting.slots],
             nearest: Nearest::new(setting),
+            start: images(),
             point: images(),
             constant: numbers(),
             failed: numbers(),
@@ -75,22 +80,24 @@ impl CarliniWagnerSearch {
         }
     }
 
-    fn demand(&self, slot: usize) -> Demand {
-        if self.step[slot] < self.steps { Demand::Gradient(GOAL) } else { Demand::Loss(GOAL) }
+    fn demand(&self, entry: &Entry) -> Demand {
+        let goal = self.runs.goal(entry);
+        if self.step[entry.slot] < self.steps { Demand::Gradient(goal) } else { Demand::Loss(goal) }
     }
 
     /// Constant and steps for trajectories at their very beginning: were the margin linear with gradient g, the boundary would be
-    /// |margin|/‖g‖ away, and c = 2·|margin|/‖g‖² would lead there.
+    /// |margin|/‖g‖ away, and c = 2·|margin|/‖g‖² would lead there from the clean image.
     fn gauge(&mut self, answer: &Answer) {
         let begins = |slot: usize| self.search[slot] == 0 && self.step[slot] == 0;
-        if !(0..self.setting.slots).any(|slot| self.occupied[slot] && begins(slot)) {
+        if !(0..self.setting.slots).any(|slot| self.entries[slot].is_some() && begins(slot)) {
             return;
         }
         let slope = length(Norm::L2, &answer.gradient).clamp_min(TINY);
         let distance = (answer.loss.abs() / &slope).nan_to_num(0.0, 1.0 / TINY, 0.0);
         let constant = (&distance * 2.0 / slope).clamp(TINY, 1.0 / TINY);
         let pixel = (self.setting.dimension() as f64).sqrt();
-        let stride = (distance / pixel * (WAY / f64::from(self.steps)).min(1.0)).clamp_max(LONGEST_STEP);
+        let way = distance + length(Norm::L2, &self.nearest.delta(&self.point));
+        let stride = (way / pixel * (WAY / f64::from(self.steps)).min(1.0)).clamp_max(LONGEST_STEP);
         let rows = rows::mask(&self.setting, begins);
         self.constant = choose(&rows, &constant, &self.constant);
         self.stride = choose(&rows, &stride, &self.stride);
@@ -124,7 +131,7 @@ impl CarliniWagnerSearch {
         let next = choose(&self.failed.eq(0.0), &(&self.succeeded / FACTOR), &next);
         let next = choose(&self.succeeded.isinf(), &(&self.failed * FACTOR), &next);
         self.constant = choose(&ended, &next.clamp(TINY, 1.0 / TINY), &self.constant);
-        self.point = choose(&ended, &self.nearest.clean, &self.point);
+        self.point = choose(&ended, &self.start, &self.point);
         let forgotten = per_row(&ended, &self.mean);
         self.mean = self.mean.masked_fill(&forgotten, 0.0);
         self.square = self.square.masked_fill(&forgotten, 0.0);
@@ -135,20 +142,23 @@ impl Search for CarliniWagnerSearch {
     fn load(&mut self, entries: &[Entry], clean: &Tensor) {
         let slots = rows::slots(entries, &self.setting);
         self.nearest.load(entries, clean);
-        let _ = self.point.index_copy_(0, &slots, clean);
+        let points = self.nearest.starting_points(&self.runs, entries, clean);
+        let _ = self.start.index_copy_(0, &slots, &points);
+        let _ = self.point.index_copy_(0, &slots, &points);
         let _ = self.failed.index_fill_(0, &slots, 0.0);
         let _ = self.succeeded.index_fill_(0, &slots, f64::INFINITY);
         let _ = self.mean.index_fill_(0, &slots, 0.0);
         let _ = self.square.index_fill_(0, &slots, 0.0);
-        for &Entry { slot, .. } in entries {
-            (self.search[slot], self.step[slot], self.succeeds[slot], self.occupied[slot]) = (0, 0, false, true);
-            self.demands[slot] = self.demand(slot);
+        for entry in entries {
+            (self.search[entry.slot], self.step[entry.slot], self.succeeds[entry.slot]) = (0, 0, false);
+            self.demands[entry.slot] = self.demand(entry);
+            self.entries[entry.slot] = Some(entry.clone());
         }
     }
 
     fn release(&mut self, slot: usize) {
         self.demands[slot] = Demand::Nothing;
-        self.occupied[slot] = false;
+        self.entries[slot] = None;
     }
 
     fn points(&self) -> &Tensor {
@@ -164,26 +174,25 @@ impl Search for CarliniWagnerSearch {
         self.gauge(answer);
         self.point = self.moved(answer);
         let slots = self.setting.slots;
-        let ends: Vec<bool> = (0..slots).map(|slot| self.occupied[slot] && self.step[slot] == self.steps).collect();
-        let mut status = vec![Status::Searching; slots];
-        for slot in (0..slots).filter(|slot| self.occupied[*slot]) {
-            self.succeeds[slot] |= answer.seen[slot];
-        }
+        let ends: Vec<bool> =
+            (0..slots).map(|slot| self.entries[slot].is_some() && self.step[slot] == self.steps).collect();
+        self.succeeds.iter_mut().zip(&answer.seen).for_each(|(succeeds, seen)| *succeeds |= seen);
         if ends.contains(&true) {
             self.next_descent(&ends);
         }
-        for slot in (0..slots).filter(|slot| self.occupied[*slot]) {
-            match ends[slot] {
-                true => {
-                    self.search[slot] += 1;
-                    (self.step[slot], self.succeeds[slot]) = (0, false);
-                }
-                false => self.step[slot] += 1,
+        let mut status = vec![Status::Searching; slots];
+        for (slot, status) in status.iter_mut().enumerate() {
+            let Some(entry) = &self.entries[slot] else { continue };
+            if ends[slot] {
+                self.search[slot] += 1;
+                (self.step[slot], self.succeeds[slot]) = (0, false);
+            } else {
+                self.step[slot] += 1;
             }
             if self.nearest.suffices(slot) || self.search[slot] == self.searches {
-                status[slot] = Status::Finished { seen: self.nearest.seen(slot), next_run: None };
+                *status = Status::Finished { seen: self.nearest.seen(slot), next_run: self.runs.next(entry) };
             }
-            self.demands[slot] = self.demand(slot);
+            self.demands[slot] = self.demand(entry);
         }
         status
     }
@@ -200,11 +209,13 @@ impl Search for CarliniWagnerSearch {
     }
 
     fn thaw(&mut self, slot: usize, frozen: &Frozen) -> bool {
-        let &[search, step, succeeds] = &frozen.numbers[..] else { return false };
+        let (Some(entry), &[search, step, succeeds]) = (self.entries[slot].clone(), &frozen.numbers[..]) else {
+            return false;
+        };
         self.search[slot] = search as u32;
         self.step[slot] = step.min(self.steps.into()) as u32;
         self.succeeds[slot] = succeeds != 0;
-        self.demands[slot] = self.demand(slot);
+        self.demands[slot] = self.demand(&entry);
         let bounds = [&self.constant, &self.failed, &self.succeeded, &self.stride];
         let rows = [&[&self.point, &self.mean, &self.square][..], &bounds].concat();
         self.nearest.thaw(&rows, slot, &frozen.rows)

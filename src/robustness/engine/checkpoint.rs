@@ -203,9 +203,7 @@ impl Standing {
             let witness = match account.witness {
                 WitnessHeader::None => None,
                 WitnessHeader::Same => Some(below.clone()?),
-                WitnessHeader::New(pixels) => {
-                    Some(take_pixels(payload, pixels)?.into())
-                }
+                WitnessHeader::New(pixels) => Some(take_pixels(payload, pixels)?.into()),
             };
             below = witness.clone();
             accounts.push(Account {

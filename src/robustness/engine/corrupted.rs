@@ -75,7 +75,8 @@ impl<'a, 'r> Pipeline<'a, 'r> {
         let books = checkpoint.images;
         let whole = books.len() == self.images.len() || books.len().is_multiple_of(self.chunk);
         let fits = |(standing, index): (&Standing, &u32)| {
-            let of_image = |account: &Account| account.settled.as_ref().is_some_and(|(verdict, _)| verdict.image == *index);
+            let of_image =
+                |account: &Account| account.settled.as_ref().is_some_and(|(verdict, _)| verdict.image == *index);
             standing.accounts.len() == self.corruptions.len() && standing.accounts.iter().all(of_image)
         };
         let fits = whole && books.len() <= self.images.len() && books.iter().zip(&self.run.images.indices).all(fits);

@@ -316,7 +316,9 @@ impl<'a, 'r, 'w> Driver<'a, 'r, 'w> {
             None => {
                 let images = 0..self.accounts.len();
                 let standing: Vec<usize> = images.filter(|i| self.accounts[*i][0].settled.is_none()).collect();
-                standing.into_iter().for_each(|image| self.enqueue(&mut search, Job { image, rung: 0, stage: 0, run: 0 }));
+                standing
+                    .into_iter()
+                    .for_each(|image| self.enqueue(&mut search, Job { image, rung: 0, stage: 0, run: 0 }));
             }
         }
         loop {
@@ -424,9 +426,7 @@ impl<'a, 'r, 'w> Driver<'a, 'r, 'w> {
             search.held.insert(image, (margin, Candidate::thaw(kept, &like)));
         }
         for (which, Seating { seats, queue }) in floors.into_iter().enumerate() {
-            let mut take = |image: usize| {
-                jobs.remove(&image).filter(|job| floor_of(search.stages[job.stage]) == which)
-            };
+            let mut take = |image: usize| jobs.remove(&image).filter(|job| floor_of(search.stages[job.stage]) == which);
             let floor = &mut search.floors[which];
             for (slot, image) in seats {
                 (slot < floor.len() && floor.reserved.insert(slot, take(image)?).is_none()).then_some(())?;
@@ -498,9 +498,8 @@ impl<'a, 'r, 'w> Driver<'a, 'r, 'w> {
     /// Where everybody is; `None` if some trajectory of those in slots is missing.
     fn scene(&self, search: &Search, seated: &[Vec<(usize, Job, Option<Trajectory>)>; 2]) -> Option<Scene> {
         let seating = |floor: usize| {
-            let seats = seated[floor].iter().map(|(slot, job, trajectory)| {
-                trajectory.as_ref().map(|_| (*slot, job.image))
-            });
+            let seats =
+                seated[floor].iter().map(|(slot, job, trajectory)| trajectory.as_ref().map(|_| (*slot, job.image)));
             let queue = search.floors[floor].queue.iter().map(|job| job.image).collect();
             Some(Seating { seats: seats.collect::<Option<_>>()?, queue })
         };
