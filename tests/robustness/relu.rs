@@ -228,7 +228,7 @@ fn no_attack_goes_below_exact_robustness_and_the_cascade_reaches_it() {
                     assert!(possible, "{} {norm}: image {image} at {}", stage.name(), exact[image]);
                 }
             }
-            let stages = cascade(&autoattacks(60, 600, 5, 1));
+            let stages = cascade(&autoattacks(40, 200, 4, 1));
             let outcomes = attack(&model, &images, &conditions(norm, &[epsilon], true, &stages));
             for (image, (outcome, exact)) in outcomes.iter().zip(&exact).enumerate() {
                 let label = images.labels[image] as usize;
