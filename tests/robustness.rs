@@ -16,6 +16,8 @@ mod diagnostic;
 mod eight_bit;
 #[path = "robustness/engine.rs"]
 mod engine;
+#[path = "robustness/interrupted.rs"]
+mod interrupted;
 #[path = "robustness/linear.rs"]
 mod linear;
 #[path = "robustness/losses.rs"]

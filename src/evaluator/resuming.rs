@@ -8,9 +8,13 @@ use super::Line;
 use crate::robustness::engine::{self, Checkpoint, EngineError, Outcome, Progress, Run, Watch};
 use crate::wire::Reply;
 
+/// How a run is evaluated, from a checkpoint on if there is one.
+type Evaluate<'a> = &'a dyn Fn(&Run, Option<Checkpoint>, &mut Watch) -> Result<Vec<Outcome>, EngineError>;
+
 /// Evaluates `run` from the encoded checkpoint on; from the start if it is empty or of something else. A checkpoint is sent at
 /// most every so often, never if that is zero.
-pub fn evaluate(
+pub fn resumed(
+    evaluate: Evaluate,
     run: &Run,
     checkpoint: &[u8],
     every: Duration,
@@ -18,15 +22,16 @@ pub fn evaluate(
     observer: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<Outcome>, EngineError> {
     match Checkpoint::decode(checkpoint) {
-        None => attempt(run, None, every, line, observer),
-        Some(checkpoint) => match attempt(run, Some(checkpoint), every, line, observer) {
-            Err(EngineError::Checkpoint) => attempt(run, None, every, line, observer),
+        None => attempt(evaluate, run, None, every, line, observer),
+        Some(checkpoint) => match attempt(evaluate, run, Some(checkpoint), every, line, observer) {
+            Err(EngineError::Checkpoint) => attempt(evaluate, run, None, every, line, observer),
             outcome => outcome,
         },
     }
 }
 
 fn attempt(
+    evaluate: Evaluate,
     run: &Run,
     checkpoint: Option<Checkpoint>,
     every: Duration,
@@ -45,5 +50,5 @@ fn attempt(
     let mut keep = |found: Checkpoint| drop(line.borrow_mut().say(Reply::Checkpoint, &found.encode()));
     let wanted = !every.is_zero() && engine::can_resume(run);
     let keep: Option<engine::Keep> = if wanted { Some((&mut due, &mut keep)) } else { None };
-    engine::evaluate_from(run, checkpoint, &mut Watch { observer, keep })
+    evaluate(run, checkpoint, &mut Watch { observer, keep })
 }

@@ -17,7 +17,7 @@ use crate::protocol::{
 };
 use crate::robustness::corruption::FrostTextures;
 use crate::robustness::diagnostic;
-use crate::robustness::engine::{self, Corrupter, EngineError, Images, Kernel, Run};
+use crate::robustness::engine::{self, Corrupter, EngineError, Images, Kernel, Run, Watch};
 use crate::robustness::model::{self, Classifier, ModelError, Rejection, TorchScript, is_device_failure};
 use crate::robustness::runtime::{self, Runtime};
 use crate::wire::{
@@ -192,6 +192,7 @@ impl Session {
         };
         let before = clock::process();
         let mut corruption = 0.0;
+        let every = Duration::from_millis(shard.checkpoint_milliseconds);
         let outcomes = match &conditions[..] {
             [first, ..] if matches!(first.kind, ConditionKind::Corruption(_)) => {
                 self.has_pictures(&conditions)?;
@@ -204,14 +205,14 @@ impl Session {
                 };
                 let threads = self.started()?.runtime.threads as usize;
                 let corrupter = Corrupter { threads, apply: &apply, waiting: &waiting };
-                let outcomes = engine::evaluate_corrupted(&run, &corrupter, &mut report);
+                let corrupted = |run: &Run, from: Option<_>, watch: &mut Watch| {
+                    engine::evaluate_corrupted(run, &corrupter, from, watch)
+                };
+                let outcomes = resuming::resumed(&corrupted, &run, &checkpoint, every, &line, &mut report);
                 corruption = corrupting.seconds();
                 outcomes
             }
-            _ => {
-                let every = Duration::from_millis(shard.checkpoint_milliseconds);
-                resuming::evaluate(&run, &checkpoint, every, &line, &mut report)
-            }
+            _ => resuming::resumed(&engine::evaluate_from, &run, &checkpoint, every, &line, &mut report),
         }
         .map_err(engine_problem)?;
         let mut signs = diagnostic::signs(&conditions, &outcomes, model.spec().stochastic);

@@ -21,8 +21,12 @@ pub enum Attack {
     Fmn(Untargeted),
     /// Decoupled direction and norm (Rony et al. 2019): the same, in L2 only.
     Ddn(Untargeted),
+    /// Carlini and Wagner's (2017), in L2: descends length and loss together, for one weight between them after another.
+    Cw(CarliniWagner),
     /// Along the decision boundary by the model's answers alone (Chen et al. 2020), in L2 and L∞.
-    HopSkipJump(HopSkipJump),
+    HopSkipJump(Walk),
+    /// At random among adversarial images towards the clean one, by the model's answers alone (Brendel et al. 2018), in L2.
+    Boundary(Walk),
     /// Random search over squares of pixels, without gradients (Andriushchenko et al. 2020).
     Square(Square),
     /// Random noise as long as the budget allows: the baseline that every attack must beat.
@@ -44,7 +48,9 @@ impl Attack {
             Attack::FabT(_) => "fab-t",
             Attack::Fmn(_) => "fmn",
             Attack::Ddn(_) => "ddn",
+            Attack::Cw(_) => "cw",
             Attack::HopSkipJump(_) => "hop-skip-jump",
+            Attack::Boundary(_) => "boundary",
             Attack::Square(_) => "square",
             Attack::Noise(_) => "noise",
             Attack::Fgsm(_) => "fgsm",
@@ -74,7 +80,8 @@ impl Attack {
     /// Whether the attack looks for the nearest adversarial example instead of any inside a budget.
     pub fn seeks_nearest(&self) -> bool {
         match self {
-            Attack::Fab(_) | Attack::FabT(_) | Attack::Fmn(_) | Attack::Ddn(_) | Attack::HopSkipJump(_) => true,
+            Attack::Fab(_) | Attack::FabT(_) | Attack::Fmn(_) | Attack::Ddn(_) | Attack::Cw(_) => true,
+            Attack::HopSkipJump(_) | Attack::Boundary(_) => true,
             Attack::Cascade(Cascade { cascade }) => cascade.iter().all(Attack::seeks_nearest),
             Attack::Pgd(_)
             | Attack::ApgdCe(_)
@@ -93,10 +100,11 @@ impl Attack {
             Attack::Pgd(pgd) => pgd.restarts = 1,
             Attack::ApgdCe(apgd) | Attack::ApgdDlr(apgd) => apgd.restarts = 1,
             Attack::Fab(attack) | Attack::Fmn(attack) | Attack::Ddn(attack) => attack.restarts = 1,
+            Attack::Cw(attack) => attack.restarts = 1,
             // Which run is which target's depends on how many there are.
             Attack::ApgdT(targeted) | Attack::FabT(targeted) => targeted.restarts = 1,
             // How long a walk goes on changes nothing of its beginning.
-            Attack::HopSkipJump(walk) => walk.queries = 1,
+            Attack::HopSkipJump(walk) | Attack::Boundary(walk) => walk.queries = 1,
             Attack::Square(square) => square.restarts = 1,
             Attack::Noise(noise) => noise.queries = 1,
             Attack::Fgsm(_) | Attack::Cascade(_) => {}
@@ -115,7 +123,9 @@ impl Attack {
             | Attack::Ddn(Untargeted { eot, .. })
             | Attack::ApgdT(Targeted { eot, .. })
             | Attack::FabT(Targeted { eot, .. })
-            | Attack::HopSkipJump(HopSkipJump { eot, .. })
+            | Attack::Cw(CarliniWagner { eot, .. })
+            | Attack::HopSkipJump(Walk { eot, .. })
+            | Attack::Boundary(Walk { eot, .. })
             | Attack::Square(Square { eot, .. })
             | Attack::Noise(Noise { eot, .. })
             | Attack::Fgsm(Fgsm { eot, .. }) => *eot,
@@ -131,9 +141,10 @@ impl Attack {
     /// Whether it never demands a gradient: such trajectories are batched apart, in passes without a backward.
     pub fn is_forward_only(&self) -> bool {
         match self {
-            Attack::Square(_) | Attack::Noise(_) | Attack::HopSkipJump(_) => true,
+            Attack::Square(_) | Attack::Noise(_) | Attack::HopSkipJump(_) | Attack::Boundary(_) => true,
             Attack::Pgd(_) | Attack::Fgsm(_) | Attack::ApgdCe(_) | Attack::ApgdDlr(_) | Attack::ApgdT(_) => false,
-            Attack::Fab(_) | Attack::FabT(_) | Attack::Fmn(_) | Attack::Ddn(_) | Attack::Cascade(_) => false,
+            Attack::Fab(_) | Attack::FabT(_) | Attack::Fmn(_) | Attack::Ddn(_) | Attack::Cw(_) => false,
+            Attack::Cascade(_) => false,
         }
     }
 
@@ -142,9 +153,15 @@ impl Attack {
     pub fn ascends(&self) -> bool {
         match self {
             Attack::Pgd(_) | Attack::ApgdCe(_) | Attack::ApgdDlr(_) | Attack::ApgdT(_) => true,
-            Attack::Fgsm(_) | Attack::Noise(_) | Attack::Square(_) | Attack::HopSkipJump(_) => false,
-            Attack::Fab(_) | Attack::FabT(_) | Attack::Fmn(_) | Attack::Ddn(_) | Attack::Cascade(_) => false,
+            Attack::Fgsm(_) | Attack::Noise(_) | Attack::Square(_) => false,
+            Attack::HopSkipJump(_) | Attack::Boundary(_) | Attack::Cascade(_) => false,
+            Attack::Fab(_) | Attack::FabT(_) | Attack::Fmn(_) | Attack::Ddn(_) | Attack::Cw(_) => false,
         }
+    }
+
+    /// Whether it is a walk whose length is all that its number of queries says: one shows what a shorter one comes to.
+    pub fn is_walk(&self) -> bool {
+        matches!(self, Attack::HopSkipJump(_) | Attack::Boundary(_))
     }
 
     /// Whether it is no adversary but what adversaries are compared with: standing up to it proves little by itself.
@@ -186,7 +203,8 @@ impl Attack {
                 ranked(Passes { forwards: looks, backwards: looks })
             }
             Attack::Square(square) => queries(&[square.queries, square.restarts]),
-            Attack::HopSkipJump(walk) => queries(&[walk.queries]),
+            Attack::Cw(attack) => ascent(attack.steps, product(&[attack.searches, attack.restarts])),
+            Attack::HopSkipJump(walk) | Attack::Boundary(walk) => queries(&[walk.queries]),
             Attack::Noise(noise) => queries(&[noise.queries]),
             Attack::Fgsm(_) => Passes { forwards: eot, backwards: eot },
             Attack::Cascade(Cascade { cascade }) => {
@@ -264,9 +282,22 @@ pub struct Square {
     pub eot: u32,
 }
 
-/// The parameters of HopSkipJump.
+/// The parameters of Carlini and Wagner's attack.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct HopSkipJump {
+pub struct CarliniWagner {
+    /// Gradient steps of each descent, at least 1.
+    pub steps: u32,
+    /// Descents of each restart, each with another weight of the loss, at least 1.
+    pub searches: u32,
+    /// Independent runs, at least 1.
+    pub restarts: u32,
+    /// Draws averaged at every point, at least 1 (for stochastic models).
+    pub eot: u32,
+}
+
+/// The parameters of a walk among adversarial images by the model's answers alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Walk {
     /// Points looked at, at least 1.
     pub queries: u32,
     /// Draws that vote at every point, at least 1 (for stochastic models).

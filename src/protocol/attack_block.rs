@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::attack::{
-    Attack, Cascade, ClipOrder, Distribution, Fgsm, HopSkipJump, Keep, Loss, Noise, Pgd, Projection, Square, StepSize,
-    Target, Targeted, Untargeted,
+    Attack, CarliniWagner, Cascade, ClipOrder, Distribution, Fgsm, Keep, Loss, Noise, Pgd, Projection, Square,
+    StepSize, Target, Targeted, Untargeted, Walk,
 };
 use super::budget::Budgets;
 use super::file::{ProtocolError, check_name};
@@ -69,8 +69,11 @@ pub struct AttackBlock {
     /// apgd-t and fab-t: how many of the likeliest wrong classes; 9, but 5 for apgd-t in L1, as AutoAttack has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<u32>,
-    /// square, noise and hop-skip-jump: points looked at; 5000, 100 and 10000. hop-skip-jump without a budget takes a rising
-    /// list too: a condition each, of one search.
+    /// cw: descents, each with another weight of the loss; 9.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub searches: Option<u32>,
+    /// Points looked at; square 5000, noise 100, hop-skip-jump and boundary 10000. Of these two without a budget a rising list
+    /// too: a condition each, of one search.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queries: Option<Queries>,
     /// noise; uniform.
@@ -112,7 +115,9 @@ pub enum AttackName {
     FabT,
     Fmn,
     Ddn,
+    Cw,
     HopSkipJump,
+    Boundary,
     Square,
     Noise,
     Fgsm,
@@ -137,6 +142,8 @@ pub struct StageTable {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub searches: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queries: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p: Option<f64>,
@@ -158,6 +165,7 @@ impl StageBlock {
             ("steps", stage.steps.is_some()),
             ("restarts", stage.restarts.is_some()),
             ("targets", stage.targets.is_some()),
+            ("searches", stage.searches.is_some()),
             ("queries", stage.queries.is_some()),
             ("p", stage.p.is_some()),
             ("distribution", stage.distribution.is_some()),
@@ -176,6 +184,7 @@ impl StageBlock {
                 steps: stage.steps.or(block.steps),
                 restarts: stage.restarts.or(block.restarts),
                 targets: stage.targets.or(block.targets),
+                searches: stage.searches.or(block.searches),
                 queries: stage.queries.map(Queries::One).or_else(|| block.queries.clone()),
                 p: stage.p.or(block.p),
                 distribution: stage.distribution.or(block.distribution),
@@ -187,13 +196,14 @@ impl StageBlock {
 
 impl AttackName {
     fn reads(self, key: &str) -> bool {
-        use AttackName::{ApgdT, FabT, Fgsm, HopSkipJump, Noise, Pgd, Square};
+        use AttackName::{ApgdT, Boundary, Cw, FabT, Fgsm, HopSkipJump, Noise, Pgd, Square};
         match key {
             "eot" => true,
-            "restarts" => !matches!(self, Noise | Fgsm | HopSkipJump),
-            "steps" => !matches!(self, Square | Noise | Fgsm | HopSkipJump),
+            "restarts" => !matches!(self, Noise | Fgsm | HopSkipJump | Boundary),
+            "steps" => !matches!(self, Square | Noise | Fgsm | HopSkipJump | Boundary),
             "targets" => matches!(self, ApgdT | FabT),
-            "queries" => matches!(self, Square | Noise | HopSkipJump),
+            "searches" => self == Cw,
+            "queries" => matches!(self, Square | Noise | HopSkipJump | Boundary),
             "p" => self == Square,
             "distribution" => self == Noise,
             "loss" => matches!(self, Pgd | Fgsm),
@@ -232,7 +242,9 @@ impl AttackName {
             AttackName::FabT => Attack::FabT(targeted),
             AttackName::Fmn => Attack::Fmn(untargeted),
             AttackName::Ddn => Attack::Ddn(untargeted),
-            AttackName::HopSkipJump => Attack::HopSkipJump(HopSkipJump { queries: queries(10_000), eot }),
+            AttackName::Cw => Attack::Cw(CarliniWagner { steps, searches: block.searches.unwrap_or(9), restarts, eot }),
+            AttackName::HopSkipJump => Attack::HopSkipJump(Walk { queries: queries(10_000), eot }),
+            AttackName::Boundary => Attack::Boundary(Walk { queries: queries(10_000), eot }),
             AttackName::Square => {
                 Attack::Square(Square { queries: queries(5000), p: block.p.unwrap_or(0.8), restarts, eot })
             }
@@ -277,7 +289,10 @@ impl AttackBlock {
             | Attack::FabT(Targeted { steps, targets, restarts, .. }) => {
                 Self { steps: Some(steps), targets: Some(targets), restarts: Some(restarts), ..block }
             }
-            Attack::HopSkipJump(HopSkipJump { queries, .. }) => {
+            Attack::Cw(CarliniWagner { steps, searches, restarts, .. }) => {
+                Self { steps: Some(steps), searches: Some(searches), restarts: Some(restarts), ..block }
+            }
+            Attack::HopSkipJump(Walk { queries, .. }) | Attack::Boundary(Walk { queries, .. }) => {
                 let queries = block.queries.clone().unwrap_or(Queries::One(queries));
                 Self { queries: Some(queries), ..block }
             }
@@ -368,10 +383,12 @@ impl AttackBlock {
     /// Why an attack cannot do what the block asks for.
     fn unsuited(&self, attack: &Attack) -> Option<String> {
         match attack {
-            Attack::Ddn(_) if self.norm != Norm::L2 => Some("ddn knows the norm l2 only".into()),
+            Attack::Ddn(_) | Attack::Cw(_) | Attack::Boundary(_) if self.norm != Norm::L2 => {
+                Some(format!("{} knows the norm l2 only", attack.name()))
+            }
             Attack::HopSkipJump(_) if self.norm == Norm::L1 => Some("hop-skip-jump knows the norms l2 and linf".into()),
             _ if self.epsilon == Budgets::Minimal && !attack.seeks_nearest() => Some(format!(
-                "{} needs a budget: epsilon = \"minimal\" is for fab, fab-t, fmn, ddn and hop-skip-jump",
+                "{} needs a budget: epsilon = \"minimal\" is for fab, fab-t, fmn, ddn, cw, hop-skip-jump and boundary",
                 attack.name()
             )),
             _ => None,
@@ -381,8 +398,9 @@ impl AttackBlock {
     /// What is wrong with a list of numbers of queries.
     fn unlisted(&self) -> Option<String> {
         let Some(Queries::Listed(counts)) = &self.queries else { return None };
-        if self.attack != Some(AttackName::HopSkipJump) || self.epsilon != Budgets::Minimal {
-            return Some("a list is for hop-skip-jump by itself, with epsilon = \"minimal\"".into());
+        let walk = matches!(self.attack, Some(AttackName::HopSkipJump | AttackName::Boundary));
+        if !walk || self.epsilon != Budgets::Minimal {
+            return Some("a list is for hop-skip-jump or boundary by itself, with epsilon = \"minimal\"".into());
         }
         let rises = !counts.is_empty() && counts.windows(2).all(|pair| pair[0] < pair[1]) && counts[0] > 0;
         (!rises).then(|| "must be a rising list of numbers of at least 1".into())
@@ -411,6 +429,7 @@ impl AttackBlock {
             ("loss", self.loss.is_some()),
             ("target", self.target.is_some()),
             ("targets", self.targets.is_some()),
+            ("searches", self.searches.is_some()),
             ("queries", self.queries.is_some()),
             ("distribution", self.distribution.is_some()),
             ("p", self.p.is_some()),
@@ -439,7 +458,10 @@ fn problem(attack: &Attack) -> Option<(&'static str, String)> {
         Attack::ApgdT(attack) | Attack::FabT(attack) => {
             vec![("steps", attack.steps), ("restarts", attack.restarts), ("targets", attack.targets)]
         }
-        Attack::HopSkipJump(walk) => vec![("queries", walk.queries)],
+        Attack::Cw(attack) => {
+            vec![("steps", attack.steps), ("searches", attack.searches), ("restarts", attack.restarts)]
+        }
+        Attack::HopSkipJump(walk) | Attack::Boundary(walk) => vec![("queries", walk.queries)],
         Attack::Square(square) => vec![("queries", square.queries), ("restarts", square.restarts)],
         Attack::Noise(noise) => vec![("queries", noise.queries)],
         Attack::Fgsm(_) | Attack::Cascade(_) => Vec::new(),
@@ -449,6 +471,7 @@ fn problem(attack: &Attack) -> Option<(&'static str, String)> {
             "steps" => 100_000,
             "queries" => 1_000_000,
             "eot" => 1000,
+            "searches" => 100,
             _ => 10_000,
         };
         if !(1..=most).contains(&value) {

@@ -67,9 +67,7 @@ impl Condition {
                     && a.attack == b.attack
             }
             (ConditionKind::MinNorm(a), ConditionKind::MinNorm(b)) => {
-                let both = (&a.attack, &b.attack);
-                let walks = matches!(both, (Attack::HopSkipJump(_), Attack::HopSkipJump(_)));
-                walks
+                a.attack.is_walk()
                     && a.norm == b.norm
                     && a.attack.with_one_run() == b.attack.with_one_run()
                     && a.attack.eot() == b.attack.eot()
@@ -82,8 +80,11 @@ impl Condition {
     pub fn rung(&self) -> f64 {
         match &self.kind {
             ConditionKind::Attack(condition) => condition.threat.epsilon.get(),
-            ConditionKind::MinNorm(MinNormCondition { attack: Attack::HopSkipJump(walk), .. }) => walk.queries.into(),
-            ConditionKind::Clean | ConditionKind::MinNorm(_) | ConditionKind::Corruption(_) => 0.0,
+            ConditionKind::MinNorm(MinNormCondition { attack, .. }) => match attack {
+                Attack::HopSkipJump(walk) | Attack::Boundary(walk) => walk.queries.into(),
+                _ => 0.0,
+            },
+            ConditionKind::Clean | ConditionKind::Corruption(_) => 0.0,
         }
     }
 

@@ -282,7 +282,7 @@ fn apply_setting(document: &mut Value, name: &str, value: &Value) -> Result<(), 
 
 #[cfg(test)]
 mod tests {
-    use super::super::attack::Keep;
+    use super::super::attack::{Attack, CarliniWagner, Keep};
     use super::super::builtin::{builtin, builtins};
     use super::super::corruption::{Corruption, Pictures, Published, Severity};
     use super::*;
@@ -443,6 +443,8 @@ mod tests {
         for (lines, key) in [
             ("attack = \"pgd\"", "attack[0].attack"),
             ("attack = \"ddn\"", "attack[0].attack"),
+            ("attack = \"cw\"", "attack[0].attack"),
+            ("attack = \"boundary\"", "attack[0].attack"),
             ("attack = \"hop-skip-jump\"", "attack[0].attack"),
             ("cascade = [\"fmn\", \"square\"]", "attack[0].cascade[1]"),
             ("attack = \"fmn\"\nindependent = true", "attack[0].independent"),
@@ -451,14 +453,22 @@ mod tests {
             let error = Protocol::from_toml(&block(lines), &[]).unwrap_err();
             assert_eq!(error.key, key, "{error}");
         }
-        let walk = |queries: &str| {
-            let text = block("attack = \"hop-skip-jump\"").replace("l1", "l2");
-            Protocol::from_toml(&text, &settings(&[("queries", queries)]))
+        let in_l2 = |attack: &str, set: (&str, &str)| {
+            let text = block(&format!("attack = \"{attack}\"")).replace("l1", "l2");
+            Protocol::from_toml(&text, &settings(&[set]))
         };
-        assert_eq!(ids(&walk("7").unwrap(), "mnist"), ["hop-skip-jump-l2"]);
-        for queries in ["[]", "[3, 3]", "[0, 5]"] {
-            assert_eq!(walk(queries).unwrap_err().key, "attack[0].queries", "{queries}");
+        for attack in ["hop-skip-jump", "boundary"] {
+            assert_eq!(ids(&in_l2(attack, ("queries", "7")).unwrap(), "mnist"), [format!("{attack}-l2")]);
+            for queries in ["[]", "[3, 3]", "[0, 5]"] {
+                assert_eq!(in_l2(attack, ("queries", queries)).unwrap_err().key, "attack[0].queries", "{queries}");
+            }
         }
+        assert_eq!(in_l2("cw", ("searches", "101")).unwrap_err().key, "attack[0].searches");
+        assert_eq!(in_l2("ddn", ("searches", "5")).unwrap_err().key, "attack[0].searches");
+        let descents = in_l2("cw", ("searches", "4")).unwrap().conditions(None).unwrap();
+        let ConditionKind::MinNorm(descents) = &descents[0].kind else { panic!("{descents:?}") };
+        let cw = CarliniWagner { steps: 100, searches: 4, restarts: 1, eot: 1 };
+        assert_eq!(descents.attack, Attack::Cw(cw));
         let budgeted = settings(&[("epsilon", "0.1"), ("queries", "[5, 6]")]);
         let square = "name = \"x\"\n[[attack]]\nnorm = \"l2\"\nepsilon = 1\nattack = \"square\"";
         assert_eq!(Protocol::from_toml(square, &budgeted).unwrap_err().key, "attack[0].queries");

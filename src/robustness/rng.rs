@@ -27,14 +27,15 @@ impl Stream {
         self.0.next_u64()
     }
 
-    /// How far the stream has been read.
-    pub fn position(&self) -> u128 {
-        self.0.get_word_pos()
+    /// How far the stream has been read: the lower and the upper half of a number.
+    pub fn position(&self) -> [u64; 2] {
+        let position = self.0.get_word_pos();
+        [position as u64, (position >> 64) as u64]
     }
 
     /// Goes on reading at a [`position`](Self::position).
-    pub fn seek(&mut self, position: u128) {
-        self.0.set_word_pos(position);
+    pub fn seek(&mut self, [low, high]: [u64; 2]) {
+        self.0.set_word_pos(u128::from(low) | u128::from(high) << 64);
     }
 
     /// Uniform on [0, 1): the upper 53 bits.

@@ -1,98 +1,51 @@
 //! Interrupted evaluations go on where they were, and come to what they would have come to.
 
-use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 
 use gauntlet::protocol::*;
-use gauntlet::robustness::engine::{Checkpoint, EngineError, Images, Outcome, Progress, Run, Watch, evaluate_from};
-use gauntlet::robustness::model::Classifier;
+use gauntlet::robustness::engine::{Checkpoint, EngineError, Run, Watch, evaluate_from};
 
+use crate::interrupted::{BATCH, holds_for};
 use crate::support::*;
 
-const BATCH: u32 = 8;
-/// Passes between two checkpoints.
-const EVERY: u32 = 6;
-
-/// Evaluates in parts of at most `patience` passes, each from the last part's latest checkpoint on; returns the outcomes,
-/// the forwards of all parts together, and the number of interruptions.
-fn in_parts(
-    model: &dyn Classifier,
-    images: &Images,
-    conditions: &[Condition],
-    patience: u32,
-) -> (Vec<Outcome>, u64, u32) {
-    let conditions: Vec<&Condition> = conditions.iter().collect();
-    let wants_witness = |image: u32| image.is_multiple_of(2);
-    let run = Run {
-        model,
-        images,
-        conditions: &conditions,
-        seed: 5,
-        rule: VerdictRule::OneForward,
-        batch: BATCH,
-        wants_witness: &wants_witness,
-    };
-    let (mut bytes, mut spent, mut interruptions) = (None, 0, 0);
-    loop {
-        let (passes, forwards, latest) = (Cell::new(0), Cell::new(0), RefCell::new(None));
-        let from = bytes.as_ref().map(|bytes: &Vec<u8>| Checkpoint::decode(bytes).expect("a checkpoint"));
-        let mut observer = |progress: Progress| {
-            passes.set(passes.get() + 1);
-            forwards.set(progress.forwards);
-            if passes.get() < patience { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        };
-        let mut at = 0;
-        let mut due = || {
-            let due = passes.get() >= at + EVERY;
-            at = if due { passes.get() } else { at };
-            due
-        };
-        let mut keep = |checkpoint: Checkpoint| *latest.borrow_mut() = Some(checkpoint.encode());
-        let mut watch = Watch { observer: &mut observer, keep: Some((&mut due, &mut keep)) };
-        let outcome = evaluate_from(&run, from, &mut watch);
-        spent += forwards.get();
-        match outcome {
-            Ok(outcomes) => return (outcomes, spent, interruptions),
-            Err(EngineError::Stopped) => {
-                interruptions += 1;
-                assert!(latest.borrow().is_some() || bytes.is_none(), "{patience} passes brought it no further");
-                bytes = latest.into_inner().or(bytes);
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
-
-fn holds(norm: Norm, radii: &[f64], attack: &Attack) {
-    let model = convnet(3);
-    let images = images(&model, 20, 7);
-    let conditions = conditions(norm, radii, false, attack);
-    let (whole, undisturbed, none) = in_parts(&model, &images, &conditions, u32::MAX);
-    assert_eq!(none, 0);
-    for patience in [40, 97] {
-        let (parts, spent, interruptions) = in_parts(&model, &images, &conditions, patience);
-        assert!(interruptions >= 1, "{norm} {patience}: {interruptions} interruptions");
-        assert!(parts == whole, "{norm} {}: other outcomes after {interruptions} interruptions", attack.name());
-        // Lost are the passes since the last checkpoint, and trajectories that were not there at the one before.
-        let lost = u64::from(interruptions) * (u64::from(3 * EVERY * BATCH) + images.indices.len() as u64);
-        assert!(spent <= undisturbed + lost, "{norm} {}: {spent} forwards for {undisturbed}", attack.name());
-    }
+fn holds(conditions: &[Condition]) {
+    holds_for(&convnet(3), conditions);
 }
 
 #[test]
 fn every_attack_goes_on_where_it_was_interrupted() {
     for (norm, radii) in [(Norm::Linf, [0.01, 0.03]), (Norm::L2, [0.1, 0.3]), (Norm::L1, [0.4, 1.5])] {
-        for attack in autoattacks(24, 120, 2, 1) {
-            holds(norm, &radii, &attack);
+        let mut attacks = autoattacks(24, 70, 2, 1);
+        attacks.extend(nearest_attacks(norm, 8, 70, 1));
+        attacks.push(Attack::Pgd(Pgd { steps: 40, random_start: true, restarts: 3, ..pgd() }));
+        for attack in attacks {
+            holds(&conditions(norm, &radii, false, &attack));
         }
-        let restarted = Pgd { steps: 40, random_start: true, restarts: 3, ..pgd() };
-        holds(norm, &radii, &Attack::Pgd(restarted));
+    }
+}
+
+#[test]
+fn a_search_for_the_nearest_goes_on_with_what_it_found() {
+    for norm in [Norm::Linf, Norm::L2, Norm::L1] {
+        let attacks = nearest_attacks(norm, 10, 70, 1);
+        for attack in &attacks {
+            holds(&[minimal(norm, attack)]);
+        }
+        holds(&[minimal(norm, &cascade(&attacks))]);
+        // Rungs that are there before a trajectory is worth keeping, and after.
+        let rungs =
+            |walk: fn(Walk) -> Attack| [4, 9, 30, 70].map(|queries| minimal(norm, &walk(Walk { queries, eot: 1 })));
+        match norm {
+            Norm::Linf => holds(&rungs(Attack::HopSkipJump)),
+            Norm::L2 => [rungs(Attack::HopSkipJump), rungs(Attack::Boundary)].iter().for_each(|rungs| holds(rungs)),
+            Norm::L1 => {}
+        }
     }
 }
 
 #[test]
 fn a_cascade_goes_on_where_it_was_interrupted() {
-    holds(Norm::Linf, &[0.01, 0.03], &cascade(&autoattacks(24, 120, 1, 1)));
+    holds(&conditions(Norm::Linf, &[0.01, 0.03], false, &cascade(&autoattacks(24, 120, 1, 1))));
 }
 
 #[test]

@@ -131,9 +131,11 @@ pub fn nearest_attacks(norm: Norm, steps: u32, queries: u32, restarts: u32) -> V
     let mut attacks = vec![Attack::Fab(untargeted.clone()), Attack::FabT(targeted), Attack::Fmn(untargeted.clone())];
     if norm == Norm::L2 {
         attacks.push(Attack::Ddn(untargeted));
+        attacks.push(Attack::Cw(CarliniWagner { steps, searches: 9, restarts, eot: 1 }));
+        attacks.push(Attack::Boundary(Walk { queries, eot: 1 }));
     }
     if norm != Norm::L1 {
-        attacks.push(Attack::HopSkipJump(HopSkipJump { queries, eot: 1 }));
+        attacks.push(Attack::HopSkipJump(Walk { queries, eot: 1 }));
     }
     attacks
 }

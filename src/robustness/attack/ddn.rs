@@ -6,7 +6,7 @@ use super::nearest::Nearest;
 use super::rows::{self, choose};
 use super::runs::Runs;
 use super::step::{cosine, steepest_l2};
-use super::{Answer, Demand, Entry, Search, Setting, Status};
+use super::{Answer, Demand, Entry, Frozen, Search, Setting, Status};
 use crate::protocol::{ClipOrder, Loss, Norm, Projection, Untargeted};
 use crate::robustness::threat::{Ball, length, per_row};
 
@@ -128,5 +128,16 @@ impl Search for DdnSearch {
 
     fn candidates(&self, slots: &[usize]) -> Tensor {
         self.nearest.candidates(slots)
+    }
+    fn freeze(&self, slot: usize) -> Option<Frozen> {
+        let rows = self.nearest.freeze(&[&self.point, &self.length], slot);
+        Some(Frozen { numbers: vec![self.step[slot].into()], rows })
+    }
+
+    fn thaw(&mut self, slot: usize, frozen: &Frozen) -> bool {
+        let (Some(entry), &[step]) = (self.entries[slot].clone(), &frozen.numbers[..]) else { return false };
+        self.step[slot] = step.min(self.steps.into()) as u32;
+        self.demands[slot] = self.demand(&entry);
+        self.nearest.thaw(&[&self.point, &self.length], slot, &frozen.rows)
     }
 }

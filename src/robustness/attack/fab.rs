@@ -109,14 +109,6 @@ impl FabSearch {
     }
 }
 
-impl FabSearch {
-    /// What trajectories remember, a row each.
-    fn memory(&self) -> Vec<&Tensor> {
-        let [nearest, distance] = self.nearest.memory();
-        vec![&self.point, &self.normal, &self.offset, &self.boundary_distance, nearest, distance]
-    }
-}
-
 impl Search for FabSearch {
     fn load(&mut self, entries: &[Entry], clean: &Tensor) {
         let slots = rows::slots(entries, &self.setting);
@@ -195,7 +187,8 @@ impl Search for FabSearch {
 
     fn freeze(&self, slot: usize) -> Option<Frozen> {
         let numbers = vec![self.step[slot].into(), self.looking[slot].into(), self.pulled[slot].into()];
-        Some(Frozen { numbers, rows: rows::freeze(&self.memory(), slot) })
+        let rows = [&self.point, &self.normal, &self.offset, &self.boundary_distance];
+        Some(Frozen { numbers, rows: self.nearest.freeze(&rows, slot) })
     }
 
     fn thaw(&mut self, slot: usize, frozen: &Frozen) -> bool {
@@ -206,8 +199,7 @@ impl Search for FabSearch {
         self.looking[slot] = looking.min(u64::from(self.boundaries()) - 1) as u32;
         self.pulled[slot] = pulled != 0;
         self.demands[slot] = self.demand(&entry);
-        let thawed = rows::thaw(&self.memory(), slot, &frozen.rows);
-        self.nearest.recall(slot);
-        thawed
+        let rows = [&self.point, &self.normal, &self.offset, &self.boundary_distance];
+        self.nearest.thaw(&rows, slot, &frozen.rows)
     }
 }

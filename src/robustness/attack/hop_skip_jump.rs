@@ -3,15 +3,14 @@
 
 use tch::{Kind, Tensor};
 
+use super::decision::{GOAL, blocks, drawn};
 use super::nearest::Nearest;
 use super::rows::{self, choose};
-use super::{Answer, Demand, Entry, Goal, Search, Setting, Status};
-use crate::protocol::{HopSkipJump, Loss, Norm};
+use super::{Answer, Demand, Entry, Frozen, Search, Setting, Status};
+use crate::protocol::{Norm, Walk};
 use crate::robustness::rng::Stream;
 use crate::robustness::threat::{length, onto_sphere, per_row};
 
-/// The class is all that is looked at; some loss has to be named.
-const GOAL: Goal = Goal { loss: Loss::Margin, target: None, float32_gradient: false };
 /// Points around the boundary in the first round; in round k √k times as many, up to the most.
 const FIRST_PROBES: f64 = 100.0;
 const MOST_PROBES: f64 = 10_000.0;
@@ -65,7 +64,7 @@ pub struct HopSkipJumpSearch {
 
 impl HopSkipJumpSearch {
     /// Empty slots; the norm is L2 or L∞.
-    pub fn new(attack: &HopSkipJump, setting: &Setting) -> Self {
+    pub fn new(attack: &Walk, setting: &Setting) -> Self {
         let (images, numbers) = (|| rows::images(setting), || rows::numbers(setting));
         Self {
             queries: attack.queries,
@@ -98,23 +97,6 @@ impl HopSkipJumpSearch {
 
     fn probes(&self, slot: usize) -> u32 {
         (FIRST_PROBES * f64::from(self.round[slot]).sqrt()).min(MOST_PROBES) as u32
-    }
-
-    /// Random colours in blocks, every other try of black and white alone; the side of the blocks doubles, from single pixels up
-    /// to the whole image: pixel noise alone is one class to many models.
-    fn noise(setting: &Setting, stream: &mut Stream, tries: u32) -> Vec<f32> {
-        let [channels, height, width] = setting.shape.map(|side| side as usize);
-        let sides = height.max(width).ilog2() + 2;
-        let side = 1usize << (tries / 2 % sides);
-        let across = width.div_ceil(side);
-        let draw = |_| match stream.uniform() {
-            colour if tries.is_multiple_of(2) => colour as f32,
-            colour => colour.round() as f32,
-        };
-        let colours: Vec<f32> = (0..channels * height.div_ceil(side) * across).map(draw).collect();
-        let colour = |c: usize, i: usize, j: usize| colours[(c * height.div_ceil(side) + i / side) * across + j / side];
-        let rows = (0..channels).flat_map(|c| (0..height).map(move |i| (c, i)));
-        rows.flat_map(|(c, i)| (0..width).map(move |j| (c, i, j))).map(|(c, i, j)| colour(c, i, j)).collect()
     }
 
     /// A direction of length 1: normal in L2, uniform in the cube in L∞.
@@ -212,7 +194,7 @@ impl HopSkipJumpSearch {
         }
         if let Some(rows) = in_phase(self, |phase| matches!(phase, Phase::Probe { .. })) {
             let setting = self.setting;
-            let unit = self.drawn(|phase, stream| match phase {
+            let unit = drawn(&setting, &mut self.streams, |slot, stream| match self.phase[slot] {
                 Phase::Probe { .. } => Some(Self::direction(&setting, stream)),
                 _ => None,
             });
@@ -222,26 +204,13 @@ impl HopSkipJumpSearch {
         }
         if let Some(rows) = in_phase(self, |phase| matches!(phase, Phase::Start { .. })) {
             let setting = self.setting;
-            let noise = self.drawn(|phase, stream| match phase {
-                Phase::Start { tries } => {
-                    Some(Self::noise(&setting, stream, *tries).into_iter().map(f64::from).collect())
-                }
+            let noise = drawn(&setting, &mut self.streams, |slot, stream| match self.phase[slot] {
+                Phase::Start { tries } => Some(blocks(&setting, stream, tries)),
                 _ => None,
             });
             points = choose(&rows, &noise.to_kind(Kind::Float), &points);
         }
         points
-    }
-
-    /// What `draw` makes of each slot's stream, zeros where it makes nothing; float64 [S, C, H, W].
-    fn drawn(&mut self, draw: impl Fn(&Phase, &mut Stream) -> Option<Vec<f64>>) -> Tensor {
-        let dimension = self.setting.dimension();
-        let mut numbers = Vec::with_capacity(dimension * self.streams.len());
-        for (stream, phase) in self.streams.iter_mut().zip(&self.phase) {
-            let drawn = stream.as_mut().and_then(|stream| draw(phase, stream));
-            numbers.extend(drawn.unwrap_or_else(|| vec![0.0; dimension]));
-        }
-        Tensor::from_slice(&numbers).to_device(self.setting.device).view_as(&self.point)
     }
 
     /// Takes the answers to the points, by their phases.
@@ -312,6 +281,20 @@ impl HopSkipJumpSearch {
             self.signed = self.signed.masked_fill(&rows, 0.0);
         }
     }
+
+    /// What trajectories remember, a row each, beside the nearest point.
+    fn memory(&self) -> [&Tensor; 8] {
+        [
+            &self.point,
+            &self.outer,
+            &self.outer_distance,
+            &self.boundary,
+            &self.distance,
+            &self.displaced,
+            &self.signed,
+            &self.normal,
+        ]
+    }
 }
 
 impl Search for HopSkipJumpSearch {
@@ -321,14 +304,14 @@ impl Search for HopSkipJumpSearch {
         let mut noise = Vec::with_capacity(clean.numel());
         for entry in entries {
             let mut stream = entry.draws.stream(entry.run, 0);
-            noise.extend(Self::noise(&self.setting, &mut stream, 0));
+            noise.extend(blocks(&self.setting, &mut stream, 0));
             self.count[entry.slot] = 0;
             self.round[entry.slot] = 1;
             self.phase[entry.slot] = Phase::Start { tries: 0 };
             self.demands[entry.slot] = Demand::Loss(GOAL);
             self.streams[entry.slot] = Some(stream);
         }
-        let noise = Tensor::from_slice(&noise).to_device(self.setting.device).view_as(clean);
+        let noise = Tensor::from_slice(&noise).to_device(self.setting.device).view_as(clean).to_kind(Kind::Float);
         let _ = self.point.index_copy_(0, &slots, &noise);
         let _ = self.displaced.index_fill_(0, &slots, 0.0);
         let _ = self.signed.index_fill_(0, &slots, 0.0);
@@ -354,7 +337,7 @@ impl Search for HopSkipJumpSearch {
         self.point = self.moved();
         (0..self.setting.slots)
             .map(|slot| match &self.streams[slot] {
-                Some(_) if self.nearest.suffices(slot) || self.count[slot] == self.queries => {
+                Some(_) if self.nearest.suffices(slot) || self.count[slot] >= self.queries => {
                     Status::Finished { seen: self.nearest.seen(slot), next_run: None }
                 }
                 _ => Status::Searching,
@@ -364,5 +347,35 @@ impl Search for HopSkipJumpSearch {
 
     fn candidates(&self, slots: &[usize]) -> Tensor {
         self.nearest.candidates(slots)
+    }
+    fn freeze(&self, slot: usize) -> Option<Frozen> {
+        let [low, high] = self.streams[slot].as_ref()?.position();
+        let [phase, one, other] = match self.phase[slot] {
+            Phase::Start { tries } => [0, tries.into(), 0],
+            Phase::Bisection { low, high } => [1, low.to_bits(), high.to_bits()],
+            Phase::Probe { seen, adversarial } => [2, seen.into(), adversarial.into()],
+            Phase::Step { halvings } => [3, halvings.into(), 0],
+        };
+        let numbers = vec![self.count[slot].into(), self.round[slot].into(), phase, one, other, low, high];
+        Some(Frozen { numbers, rows: self.nearest.freeze(&self.memory(), slot) })
+    }
+
+    fn thaw(&mut self, slot: usize, frozen: &Frozen) -> bool {
+        let (Some(stream), &[count, round, phase, one, other, low, high]) =
+            (&mut self.streams[slot], &frozen.numbers[..])
+        else {
+            return false;
+        };
+        stream.seek([low, high]);
+        self.count[slot] = count as u32;
+        self.round[slot] = (round as u32).max(1);
+        self.phase[slot] = match phase {
+            0 => Phase::Start { tries: one as u32 },
+            1 => Phase::Bisection { low: f64::from_bits(one), high: f64::from_bits(other) },
+            2 => Phase::Probe { seen: one as u32, adversarial: other as u32 },
+            _ => Phase::Step { halvings: one as u32 },
+        };
+        let rows = self.memory().map(Tensor::shallow_clone);
+        self.nearest.thaw(&rows.each_ref(), slot, &frozen.rows)
     }
 }

@@ -22,7 +22,10 @@
 
 mod apgd;
 mod apgd_l1;
+mod boundary;
+mod carlini_wagner;
 mod ddn;
+mod decision;
 mod fab;
 mod fgsm;
 mod fmn;
@@ -46,6 +49,8 @@ use crate::protocol::{Attack, Loss, Norm, Target};
 use crate::robustness::rng::Stream;
 use apgd::ApgdSearch;
 use apgd_l1::L1ApgdSearch;
+use boundary::BoundarySearch;
+use carlini_wagner::CarliniWagnerSearch;
 use ddn::DdnSearch;
 use fab::FabSearch;
 use fmn::FmnSearch;
@@ -82,6 +87,8 @@ pub fn search(attack: &Attack, setting: &Setting) -> Box<dyn Search> {
         Attack::FabT(attack) => Box::new(FabSearch::new(Runs::targeted(Loss::Margin, attack), attack.steps, setting)),
         Attack::Fmn(fmn) => Box::new(FmnSearch::new(fmn, setting)),
         Attack::Ddn(ddn) => Box::new(DdnSearch::new(ddn, setting)),
+        Attack::Cw(attack) => Box::new(CarliniWagnerSearch::new(attack, setting)),
+        Attack::Boundary(attack) => Box::new(BoundarySearch::new(attack, setting)),
         Attack::HopSkipJump(attack) => Box::new(HopSkipJumpSearch::new(attack, setting)),
         Attack::Square(square) => Box::new(SquareSearch::new(square, setting)),
         Attack::Noise(noise) => Box::new(NoiseSearch::new(noise, setting)),
@@ -114,7 +121,9 @@ pub fn needs_ranking(attack: &Attack) -> bool {
         | Attack::Fab(_)
         | Attack::Fmn(_)
         | Attack::Ddn(_)
+        | Attack::Cw(_)
         | Attack::HopSkipJump(_)
+        | Attack::Boundary(_)
         | Attack::Square(_)
         | Attack::Noise(_)
         | Attack::Fgsm(_)

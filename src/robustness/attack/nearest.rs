@@ -44,13 +44,21 @@ impl Nearest {
         entries.iter().for_each(|entry| self.inside[entry.slot] = false);
     }
 
-    /// What trajectories remember, a row each; [`recall`](Self::recall) follows when a row was put back.
-    pub fn memory(&self) -> [&Tensor; 2] {
-        [&self.point, &self.distance]
+    /// The rows of a slot: what the trajectory has found, and the distance it began with to beat, then those of `tensors`.
+    pub fn freeze(&self, tensors: &[&Tensor], slot: usize) -> Vec<u8> {
+        rows::freeze(&self.memory(tensors), slot)
     }
 
-    pub fn recall(&mut self, slot: usize) {
+    /// Puts back what [`freeze`](Self::freeze) took.
+    #[must_use]
+    pub fn thaw(&mut self, tensors: &[&Tensor], slot: usize, bytes: &[u8]) -> bool {
+        let thawed = rows::thaw(&self.memory(tensors), slot, bytes);
         self.inside[slot] = self.reached().get(slot as i64).int64_value(&[]) != 0;
+        thawed
+    }
+
+    fn memory<'a>(&'a self, tensors: &[&'a Tensor]) -> Vec<&'a Tensor> {
+        [&[&self.epsilon, &self.point, &self.distance], tensors].concat()
     }
 
     /// Compares `points` [S, …] with the nearest so far.

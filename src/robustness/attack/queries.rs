@@ -93,17 +93,17 @@ impl Queries {
 
     pub fn freeze(&self, slot: usize) -> Option<Frozen> {
         let (_, stream) = self.entries[slot].as_ref()?;
-        let position = stream.position();
-        let numbers = vec![self.count[slot].into(), position as u64, (position >> 64) as u64];
+        let [low, high] = stream.position();
+        let numbers = vec![self.count[slot].into(), low, high];
         Some(Frozen { numbers, rows: rows::freeze(&self.memory(), slot) })
     }
 
     pub fn thaw(&mut self, slot: usize, frozen: &Frozen) -> bool {
-        let (Some((_, stream)), [count, low, high]) = (&mut self.entries[slot], &frozen.numbers[..]) else {
+        let (Some((_, stream)), &[count, low, high]) = (&mut self.entries[slot], &frozen.numbers[..]) else {
             return false;
         };
-        stream.seek(u128::from(*low) | u128::from(*high) << 64);
-        self.count[slot] = *count as u32;
+        stream.seek([low, high]);
+        self.count[slot] = count as u32;
         rows::thaw(&self.memory(), slot, &frozen.rows)
     }
 

@@ -1,12 +1,11 @@
 //! Corrupted images: made on all cores, a bounded distance ahead of the model that judges them.
 
-use std::ops::ControlFlow;
-
 use tch::{Kind, Tensor};
 
+use super::checkpoint::{Account, Checkpoint, Standing};
 use super::judge::{self, examine};
 use super::kernel::Kernel;
-use super::{EngineError, Notes, Outcome, Progress, Run, check, guarded, name_pass};
+use super::{EngineError, Notes, Outcome, Progress, Run, Watch, check, guarded, name_pass};
 use crate::protocol::{ConditionKind, CorruptionCondition, Stage, Verdict};
 use crate::robustness::corruption::{Channels, Image, Keyed, Shape, prefetched};
 use crate::robustness::model::to_unit;
@@ -26,11 +25,12 @@ const BATCHES_AHEAD: usize = 2;
 
 /// Evaluates every image under every condition, all of them corruptions. Outcomes come ordered by condition, then as the
 /// images; each is judged by one fresh pass like a clean image, and depends on its image, its condition, the seed and the
-/// batch shape alone. `observer` is called after every pass.
+/// batch shape alone. Goes on from a checkpoint of the same run, if there is one.
 pub fn evaluate_corrupted(
     run: &Run,
     corrupter: &Corrupter,
-    observer: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    checkpoint: Option<Checkpoint>,
+    watch: &mut Watch,
 ) -> Result<Vec<Outcome>, EngineError> {
     check(run)?;
     let corruptions: Vec<&CorruptionCondition> = run
@@ -41,7 +41,7 @@ pub fn evaluate_corrupted(
             _ => Err(EngineError::Input(format!("{} is no corruption", condition.id))),
         })
         .collect::<Result<_, _>>()?;
-    guarded(|| Pipeline::new(run, corruptions)?.drive(corrupter, observer))
+    guarded(|| Pipeline::new(run, corruptions)?.drive(corrupter, checkpoint, watch))
 }
 
 struct Pipeline<'a, 'r> {
@@ -70,9 +70,22 @@ impl<'a, 'r> Pipeline<'a, 'r> {
         })
     }
 
-    /// (condition, image) in the order of launches: chunk by chunk, each under every condition.
-    fn cells(&self) -> Vec<(usize, usize)> {
-        let images: Vec<usize> = (0..self.images.len()).collect();
+    /// The books of a checkpoint: of whole chunks of images, settled under every condition.
+    fn books(&self, checkpoint: Checkpoint) -> Result<Vec<Standing>, EngineError> {
+        let books = checkpoint.images;
+        let whole = books.len() == self.images.len() || books.len().is_multiple_of(self.chunk);
+        let fits = |(standing, index): (&Standing, &u32)| {
+            let of_image =
+                |account: &Account| account.settled.as_ref().is_some_and(|(verdict, _)| verdict.image == *index);
+            standing.accounts.len() == self.corruptions.len() && standing.accounts.iter().all(of_image)
+        };
+        let fits = whole && books.len() <= self.images.len() && books.iter().zip(&self.run.images.indices).all(fits);
+        if fits { Ok(books) } else { Err(EngineError::Checkpoint) }
+    }
+
+    /// (condition, image) in the order of launches, from this image on: chunk by chunk, each under every condition.
+    fn cells(&self, first: usize) -> Vec<(usize, usize)> {
+        let images: Vec<usize> = (first..self.images.len()).collect();
         let chunk = |chunk: &[usize]| -> Vec<(usize, usize)> {
             (0..self.corruptions.len()).flat_map(|c| chunk.iter().map(move |&image| (c, image))).collect()
         };
@@ -82,9 +95,11 @@ impl<'a, 'r> Pipeline<'a, 'r> {
     fn drive(
         &self,
         corrupter: &Corrupter,
-        observer: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+        checkpoint: Option<Checkpoint>,
+        watch: &mut Watch,
     ) -> Result<Vec<Outcome>, EngineError> {
-        let cells = self.cells();
+        let mut books = checkpoint.map_or(Ok(Vec::new()), |checkpoint| self.books(checkpoint))?;
+        let cells = self.cells(books.len());
         // The model stays on this thread.
         let (corruptions, images, indices, seed) =
             (&self.corruptions, &self.images, &self.run.images.indices, self.run.seed);
@@ -95,23 +110,33 @@ impl<'a, 'r> Pipeline<'a, 'r> {
         };
         let window = BATCHES_AHEAD * self.chunk + corrupter.threads;
         prefetched(cells.len(), corrupter.threads, window, make, |corrupted| {
-            let mut found: Vec<Vec<Outcome>> = vec![Vec::with_capacity(self.images.len()); self.corruptions.len()];
-            let mut progress = Progress { done: 0, total: cells.len(), forwards: 0, backwards: 0 };
-            let images: Vec<usize> = (0..self.images.len()).collect();
-            for (pass, chunk) in images.chunks(self.chunk).enumerate() {
+            let all: Vec<usize> = (0..self.images.len()).collect();
+            let each = self.corruptions.len();
+            let (done, total) = (books.len() * each, all.len() * each);
+            let mut progress = Progress { done, total, forwards: 0, backwards: 0 };
+            let chunks = all.chunks(self.chunk).enumerate().skip(books.len().div_ceil(self.chunk));
+            for (pass, chunk) in chunks {
                 let clean = self.clean(chunk);
-                for (condition, found) in found.iter_mut().enumerate() {
+                let mut accounts: Vec<Vec<Account>> = vec![Vec::with_capacity(each); chunk.len()];
+                for condition in 0..each {
                     let mut pixels: Vec<u8> = Vec::new();
                     (corrupter.waiting)(&mut || pixels = chunk.iter().flat_map(|_| corrupted.take()).collect());
-                    found.extend(self.judge(condition, pass as u32, chunk, &pixels, &clean)?);
+                    let judged = self.judge(condition, pass as u32, chunk, &pixels, &clean)?;
+                    accounts.iter_mut().zip(judged).for_each(|(accounts, account)| accounts.push(account));
                     progress.done += chunk.len();
                     progress.forwards += chunk.len() as u64 * u64::from(self.draws);
-                    if observer(progress).is_break() {
+                    if (watch.observer)(progress).is_break() {
                         return Err(EngineError::Stopped);
                     }
                 }
+                books.extend(accounts.into_iter().map(|accounts| Standing { accounts, place: None }));
+                if let Some((due, keep)) = &mut watch.keep
+                    && due()
+                {
+                    keep(Checkpoint { images: books.clone(), scene: None });
+                }
             }
-            Ok(found.into_iter().flatten().collect())
+            Ok((0..each).flat_map(|condition| outcomes(condition, &books)).collect())
         })
     }
 
@@ -134,7 +159,7 @@ impl<'a, 'r> Pipeline<'a, 'r> {
         chunk: &[usize],
         pixels: &[u8],
         clean: &Tensor,
-    ) -> Result<Vec<Outcome>, EngineError> {
+    ) -> Result<Vec<Account>, EngineError> {
         let run = self.run;
         name_pass(run, run.conditions[condition], pass);
         let labels: Vec<u32> = chunk.iter().map(|&image| run.images.labels[image]).collect();
@@ -142,9 +167,8 @@ impl<'a, 'r> Pipeline<'a, 'r> {
         let unbounded = vec![None; chunk.len()];
         let corrupted = self.unit(pixels, chunk.len());
         let findings = examine(&kernel, &corrupted, clean, &labels, &unbounded, self.draws)?;
-        let outcome = |(&image, finding): (&usize, judge::Finding)| Outcome {
-            condition,
-            verdict: Verdict {
+        let account = |(&image, finding): (&usize, judge::Finding)| {
+            let verdict = Verdict {
                 image: run.images.indices[image],
                 label: run.images.labels[image],
                 predicted: finding.predicted,
@@ -155,10 +179,19 @@ impl<'a, 'r> Pipeline<'a, 'r> {
                 linf: finding.size.linf,
                 forwards: self.draws,
                 backwards: 0,
-            },
-            witness: None,
-            notes: Notes { undefined_logits: finding.undefined.into(), ..Notes::default() },
+            };
+            let notes = Notes { undefined_logits: finding.undefined.into(), ..Notes::default() };
+            Account { forwards: self.draws, backwards: 0, notes, settled: Some((verdict, None)) }
         };
-        Ok(chunk.iter().zip(findings).map(outcome).collect())
+        Ok(chunk.iter().zip(findings).map(account).collect())
     }
+}
+
+/// What the books say of one condition.
+fn outcomes(condition: usize, books: &[Standing]) -> impl Iterator<Item = Outcome> {
+    books.iter().filter_map(move |standing| {
+        let Account { notes, settled, .. } = standing.accounts[condition].clone();
+        let (verdict, witness) = settled?;
+        Some(Outcome { condition, verdict, witness, notes })
+    })
 }

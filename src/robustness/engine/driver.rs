@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use super::checkpoint::{Account, Checkpoint, Place, Standing};
+use super::checkpoint::{Account, Beginning, Checkpoint, Near, Place, Standing, Trajectory};
 use super::floor::{Floor, Job};
 use super::judge::{self, examine};
 use super::kernel::Kernel;
 use super::objective::Objective;
+use super::scene::{Kept, Scene, Seating};
 use super::{EngineError, Outcome, Progress, Run, Watch, can_resume, name_pass};
 use crate::protocol::{
     Attack, AttackCondition, Condition, ConditionKind, Loss, MinNormCondition, Norm, Stage, ThreatModel, Verdict,
@@ -29,11 +30,38 @@ struct Candidate {
     next: Option<Job>,
 }
 
+impl Candidate {
+    fn freeze(&self) -> Kept {
+        let Self { job, claimed, next, ref pixels } = *self;
+        Kept { job, claimed, next, pixels: to_pixels(pixels).to_vec() }
+    }
+
+    /// `like` is an image of the shape, on the device.
+    fn thaw(kept: Kept, like: &Tensor) -> Self {
+        let Kept { job, claimed, next, pixels } = kept;
+        Self { job, claimed, next, pixels: Tensor::from_slice(&pixels).to_device(like.device()).view_as(like) }
+    }
+}
+
 /// A confirmed example.
 struct Nearest {
     stage: usize,
     finding: judge::Finding,
     pixels: Tensor,
+}
+
+impl Nearest {
+    fn freeze(&self) -> Near {
+        let judge::Finding { predicted, size, .. } = self.finding;
+        Near { stage: self.stage, predicted, size, pixels: to_pixels(&self.pixels).to_vec() }
+    }
+
+    /// `like` is an image of the shape, on the device.
+    fn thaw(near: &Near, like: &Tensor) -> Self {
+        let Near { stage, predicted, size, ref pixels } = *near;
+        let finding = judge::Finding { predicted, broken: true, undefined: false, size };
+        Self { stage, finding, pixels: Tensor::from_slice(pixels).to_device(like.device()).view_as(like) }
+    }
 }
 
 /// Bytes of trajectories that a checkpoint holds at most; what is over begins its run anew.
@@ -51,8 +79,8 @@ pub struct Driver<'a, 'r, 'w> {
     pixels: Tensor,
     /// Per image: its accounts, one per rung.
     accounts: Vec<Vec<Account>>,
-    /// Per image: the run that it is in, and its rung's account when it began.
-    begun: Vec<Option<(Job, Account)>>,
+    /// Per image: the run that it is in, and where that began.
+    begun: Vec<Option<(Job, Beginning)>>,
     /// Model passes so far: names the random numbers that a stochastic model draws in each.
     passes: u32,
 }
@@ -239,7 +267,9 @@ impl<'a, 'r, 'w> Driver<'a, 'r, 'w> {
     /// for it before.
     fn rankings(&mut self, resumes: bool) -> Result<Vec<Arc<[u32]>>, EngineError> {
         let mut rankings = vec![Arc::default(); self.accounts.len()];
-        let standing = |image: &usize| self.accounts[*image].iter().any(|account| account.settled.is_none());
+        // A stochastic model is to draw what it drew, whatever has been settled since.
+        let open = |image: usize| self.accounts[image].iter().any(|account| account.settled.is_none());
+        let standing = |image: &usize| self.stochastic() || open(*image);
         let images: Vec<usize> = (0..self.accounts.len()).filter(standing).collect();
         for chunk in images.chunks(self.run.batch as usize) {
             self.seed_pass();
@@ -260,7 +290,7 @@ impl<'a, 'r, 'w> Driver<'a, 'r, 'w> {
     fn attack(&mut self, task: Task<'a>, independent: bool, from: Option<Checkpoint>) -> Result<(), EngineError> {
         let stages = task.attack.stages();
         let resumes = from.is_some();
-        let places = from.map(|checkpoint| self.take_up(checkpoint, &stages)).transpose()?;
+        let taken_up = from.map(|checkpoint| self.take_up(checkpoint, &stages)).transpose()?;
         if !independent && !self.stochastic() && !resumes {
             self.examine_clean(true)?;
         }
@@ -281,14 +311,15 @@ impl<'a, 'r, 'w> Driver<'a, 'r, 'w> {
         let (held, nearest) = (HashMap::new(), HashMap::new());
         let names = task.attack.stage_names();
         let mut search = Search { task, stages, names, floors, waiting: Vec::new(), held, nearest, rankings };
-        let start = |image| Place { job: Job { image, rung: 0, stage: 0, run: 0 }, trajectory: None };
-        let places = places.unwrap_or_else(|| {
-            let standing = (0..self.accounts.len()).filter(|image| self.accounts[*image][0].settled.is_none());
-            standing.map(start).collect()
-        });
-        for Place { job, trajectory } in places {
-            self.enqueue(&mut search, job);
-            search.floor(job).frozen.extend(trajectory.map(|trajectory| (job.image, trajectory)));
+        match taken_up {
+            Some((places, scene)) => self.go_on(&mut search, places, scene)?,
+            None => {
+                let images = 0..self.accounts.len();
+                let standing: Vec<usize> = images.filter(|i| self.accounts[*i][0].settled.is_none()).collect();
+                standing
+                    .into_iter()
+                    .for_each(|image| self.enqueue(&mut search, Job { image, rung: 0, stage: 0, run: 0 }));
+            }
         }
         loop {
             self.keep(&mut search)?;
@@ -350,57 +381,143 @@ impl<'a, 'r, 'w> Driver<'a, 'r, 'w> {
 
     /// Queues a run and notes what had been spent before it.
     fn enqueue(&mut self, search: &mut Search, job: Job) {
-        self.begun[job.image] = Some((job, self.accounts[job.image][job.rung].clone()));
+        let account = self.accounts[job.image][job.rung].clone();
+        self.begun[job.image] = Some((job, Beginning { rung: job.rung, account }));
         search.enqueue(job);
     }
 
-    /// Hands out a checkpoint if one is due. Candidates are examined first, so that none of their runs is lost.
+    /// Queues the runs of a checkpoint, or puts everybody back where the scene has them.
+    fn go_on(&mut self, search: &mut Search, places: Vec<Place>, scene: Option<Scene>) -> Result<(), EngineError> {
+        let mut jobs = HashMap::new();
+        for Place { job, began, trajectory, nearest } in places {
+            let found = nearest.map(|near| (job.image, Nearest::thaw(&near, &self.clean(&[job.image]).get(0))));
+            search.nearest.extend(found);
+            search.floor(job).frozen.extend(trajectory.map(|trajectory| (job.image, trajectory)));
+            self.begun[job.image] = Some((job, began));
+            match scene {
+                Some(_) => drop(jobs.insert(job.image, job)),
+                None => search.enqueue(job),
+            }
+        }
+        let Some(scene) = scene else { return Ok(()) };
+        self.set(search, jobs, scene).ok_or(EngineError::Checkpoint)?;
+        self.fill(search)
+    }
+
+    /// `None` if the scene is not one of these jobs.
+    fn set(&mut self, search: &mut Search, mut jobs: HashMap<usize, Job>, scene: Scene) -> Option<()> {
+        let Scene { passes, floors, waiting, held } = scene;
+        self.passes = passes;
+        let known = |kept: &Kept| {
+            let each = [Some(kept.job), kept.next];
+            let fits = |job: Job| job.image < self.accounts.len() && job.rung == 0 && job.stage < search.stages.len();
+            each.into_iter().flatten().all(fits) && kept.pixels.len() == self.dimension()
+        };
+        if !waiting.iter().chain(held.iter().map(|(_, kept)| kept)).all(known) {
+            return None;
+        }
+        for kept in waiting {
+            jobs.remove(&kept.job.image)?;
+            let like = self.clean(&[kept.job.image]).get(0);
+            search.waiting.push(Candidate::thaw(kept, &like));
+        }
+        for (margin, kept) in held {
+            let (image, like) = (kept.job.image, self.clean(&[kept.job.image]).get(0));
+            search.held.insert(image, (margin, Candidate::thaw(kept, &like)));
+        }
+        for (which, Seating { seats, queue }) in floors.into_iter().enumerate() {
+            let mut take = |image: usize| jobs.remove(&image).filter(|job| floor_of(search.stages[job.stage]) == which);
+            let floor = &mut search.floors[which];
+            for (slot, image) in seats {
+                (slot < floor.len() && floor.reserved.insert(slot, take(image)?).is_none()).then_some(())?;
+            }
+            floor.queue = queue.into_iter().map(take).collect::<Option<_>>()?;
+        }
+        jobs.is_empty().then_some(())
+    }
+
+    /// Pixels of an image, times channels.
+    fn dimension(&self) -> usize {
+        self.run.model.spec().input.iter().product::<u32>() as usize
+    }
+
+    /// Hands out a checkpoint if one is due. Candidates are examined first, so that none of their runs is lost; on a stochastic model
+    /// that would change what is drawn after.
     fn keep(&mut self, search: &mut Search) -> Result<(), EngineError> {
         let due = self.watch.keep.as_mut().is_some_and(|(due, _)| due()) && can_resume(self.run);
         if !due {
             return Ok(());
         }
-        while !search.waiting.is_empty() {
+        while !self.stochastic() && !search.waiting.is_empty() {
             self.judge(search)?;
         }
         let checkpoint = self.checkpoint(search);
-        if let Some((_, keep)) = &mut self.watch.keep {
+        if let (Some((_, keep)), Some(checkpoint)) = (&mut self.watch.keep, checkpoint) {
             keep(checkpoint);
         }
         Ok(())
     }
 
-    fn checkpoint(&self, search: &mut Search) -> Checkpoint {
+    /// `None` if a stochastic model's scene is too large to keep.
+    fn checkpoint(&self, search: &mut Search) -> Option<Checkpoint> {
         let mut room = MOST_FROZEN;
-        let running = search.floors.iter_mut().flat_map(|floor| floor.freeze(&mut room));
-        let running =
-            running.filter_map(|(job, trajectory)| Some((job.image, Place { job, trajectory: Some(trajectory?) })));
-        let mut running: HashMap<usize, Place> = running.collect();
+        let [first, second] = &mut search.floors;
+        let seated = [first, second].map(|floor| floor.freeze(&mut room));
+        let scene = if self.stochastic() { Some(self.scene(search, &seated)?) } else { None };
+        let running = seated.into_iter().flatten();
+        let running = running.filter_map(|(_, job, trajectory)| Some((job.image, (job, trajectory?))));
+        let mut running: HashMap<usize, (Job, Trajectory)> = running.collect();
         // A trajectory that has not come to a slot yet is still what it was.
         for floor in &search.floors {
-            for job in &floor.queue {
-                let trajectory = floor.frozen.get(&job.image).cloned();
-                running.extend(
-                    trajectory.map(|trajectory| (job.image, Place { job: *job, trajectory: Some(trajectory) })),
-                );
-            }
+            let frozen = |job: &Job| Some((job.image, (*job, floor.frozen.get(&job.image)?.clone())));
+            running.extend(floor.queue.iter().filter_map(frozen));
         }
         let standing = |(image, accounts): (usize, &Vec<Account>)| {
             let mut accounts = accounts.clone();
             let open = accounts.iter().any(|account| account.settled.is_none());
-            let place = running.remove(&image).or_else(|| {
-                let (job, account) = self.begun[image].clone().filter(|_| open)?;
-                accounts[job.rung] = account;
-                Some(Place { job, trajectory: None })
+            let place = self.begun[image].clone().filter(|_| open).map(|(job, began)| {
+                let mut nearest = search.nearest.get(&image);
+                let (job, trajectory) = match running.remove(&image) {
+                    Some((job, trajectory)) => (job, Some(trajectory)),
+                    None if scene.is_some() => (job, None),
+                    None => {
+                        // A search that begins anew goes up its ladder again, and has found nothing of what it found there.
+                        nearest = nearest.filter(|_| accounts[began.rung].settled.is_none());
+                        accounts[began.rung..].fill(Account::default());
+                        accounts[began.rung] = began.account.clone();
+                        (Job { rung: began.rung, ..job }, None)
+                    }
+                };
+                Place { job, began, trajectory, nearest: nearest.map(Nearest::freeze) }
             });
             Standing { accounts, place }
         };
-        Checkpoint { images: self.accounts.iter().enumerate().map(standing).collect() }
+        Some(Checkpoint { images: self.accounts.iter().enumerate().map(standing).collect(), scene })
+    }
+
+    /// Where everybody is; `None` if some trajectory of those in slots is missing.
+    fn scene(&self, search: &Search, seated: &[Vec<(usize, Job, Option<Trajectory>)>; 2]) -> Option<Scene> {
+        let seating = |floor: usize| {
+            let seats =
+                seated[floor].iter().map(|(slot, job, trajectory)| trajectory.as_ref().map(|_| (*slot, job.image)));
+            let queue = search.floors[floor].queue.iter().map(|job| job.image).collect();
+            Some(Seating { seats: seats.collect::<Option<_>>()?, queue })
+        };
+        Some(Scene {
+            passes: self.passes,
+            floors: [seating(0)?, seating(1)?],
+            waiting: search.waiting.iter().map(Candidate::freeze).collect(),
+            held: search.held.values().map(|(margin, candidate)| (*margin, candidate.freeze())).collect(),
+        })
     }
 
     /// Takes the books of a checkpoint over; returns where the images go on, those in the middle of a run first.
-    fn take_up(&mut self, checkpoint: Checkpoint, stages: &[&Attack]) -> Result<Vec<Place>, EngineError> {
-        if checkpoint.images.len() != self.accounts.len() {
+    fn take_up(
+        &mut self,
+        checkpoint: Checkpoint,
+        stages: &[&Attack],
+    ) -> Result<(Vec<Place>, Option<Scene>), EngineError> {
+        if checkpoint.images.len() != self.accounts.len() || checkpoint.scene.is_some() != self.stochastic() {
             return Err(EngineError::Checkpoint);
         }
         let mut places = Vec::new();
@@ -414,8 +531,11 @@ impl<'a, 'r, 'w> Driver<'a, 'r, 'w> {
                 && accounts.iter().all(named)
                 && accounts[settled..].iter().all(|account| account.settled.is_none())
                 && match &place {
-                    Some(Place { job, .. }) => {
-                        job.rung == settled && settled < accounts.len() && job.stage < stages.len()
+                    Some(Place { job, began, nearest, .. }) => {
+                        let known = |near: &Near| near.stage < stages.len() && near.pixels.len() == self.dimension();
+                        (job.rung == settled && settled < accounts.len() && job.stage < stages.len())
+                            && began.rung <= job.rung
+                            && nearest.as_ref().is_none_or(known)
                     }
                     None => settled == accounts.len(),
                 };
@@ -427,7 +547,7 @@ impl<'a, 'r, 'w> Driver<'a, 'r, 'w> {
             places.extend(place.map(|place| Place { job: Job { image, ..place.job }, ..place }));
         }
         places.sort_by_key(|place| place.trajectory.is_none());
-        Ok(places)
+        Ok((places, checkpoint.scene))
     }
 
     /// One pass over all slots of a floor, and what follows from it.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::checkpoint::Trajectory;
@@ -15,7 +16,7 @@ use crate::robustness::model::ModelError;
 use crate::robustness::threat::to_eight_bits;
 
 /// One run of one stage on an image on its way up a ladder: what a slot works on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     /// Position in [`super::Images`].
     pub image: usize,
@@ -58,6 +59,8 @@ pub struct Floor<'a> {
     /// Slots whose trajectory was there at the last checkpoint too.
     aged: Vec<bool>,
     pub queue: VecDeque<Job>,
+    /// Who goes to which slot, whatever the queue says.
+    pub reserved: HashMap<usize, Job>,
     /// Where queued images go on instead of beginning their run.
     pub frozen: HashMap<usize, Trajectory>,
     /// The clean images in the slots, where only 8-bit images count.
@@ -81,6 +84,7 @@ impl<'a> Floor<'a> {
             curves: vec![Curve::default(); setting.slots],
             aged: vec![false; setting.slots],
             queue: VecDeque::new(),
+            reserved: HashMap::new(),
             frozen: HashMap::new(),
             grid: eight_bit.then(|| images(&setting)),
             aim: None,
@@ -103,7 +107,7 @@ impl<'a> Floor<'a> {
         let mut thawed = true;
         let mut arrivals: BTreeMap<usize, Vec<(Entry, Job)>> = BTreeMap::new();
         for slot in (0..self.slots.len()).filter(|slot| self.slots[*slot].is_none()) {
-            let Some(job) = self.queue.pop_front() else { break };
+            let Some(job) = self.reserved.remove(&slot).or_else(|| self.queue.pop_front()) else { continue };
             arrivals.entry(job.stage).or_default().push((entry(&job, slot), job));
         }
         for (stage, arrivals) in arrivals {
@@ -122,6 +126,7 @@ impl<'a> Floor<'a> {
                 self.aged[entry.slot] = false;
                 if let Some(trajectory) = self.frozen.remove(&job.image) {
                     thawed &= search.thaw(entry.slot, &trajectory.frozen);
+                    self.passes[entry.slot] = trajectory.passes;
                     self.curves[entry.slot] = Curve::resumed(trajectory.curve);
                     self.aged[entry.slot] = true;
                 }
@@ -132,22 +137,22 @@ impl<'a> Floor<'a> {
         thawed
     }
 
-    /// For a checkpoint: the jobs in slots, with the trajectories of those that were there at the last one too, as far as
-    /// they fit into `room` bytes.
-    pub fn freeze(&mut self, room: &mut usize) -> Vec<(Job, Option<Trajectory>)> {
+    /// For a checkpoint: slots and the jobs in them, with the trajectories of those that were there at the last one too (of a
+    /// stochastic model, of all), as far as they fit into `room` bytes.
+    pub fn freeze(&mut self, room: &mut usize) -> Vec<(usize, Job, Option<Trajectory>)> {
         let mut found = Vec::new();
         for slot in 0..self.slots.len() {
             let Some(job) = self.slots[slot] else { continue };
-            let trajectory = if std::mem::replace(&mut self.aged[slot], true) {
+            let trajectory = if std::mem::replace(&mut self.aged[slot], true) || self.setting.stochastic {
                 let frozen = self.searches[&job.stage].freeze(slot).filter(|frozen| frozen.rows.len() <= *room);
                 frozen.map(|frozen| {
                     *room -= frozen.rows.len();
-                    Trajectory { frozen, curve: self.curves[slot].losses().to_vec() }
+                    Trajectory { frozen, passes: self.passes[slot], curve: self.curves[slot].losses().to_vec() }
                 })
             } else {
                 None
             };
-            found.push((job, trajectory));
+            found.push((slot, job, trajectory));
         }
         found
     }
@@ -219,10 +224,17 @@ impl<'a> Floor<'a> {
             let mine = Tensor::from_slice(&mine).to_device(points.device()).view([-1, 1, 1, 1]);
             search.points().where_self(&mine, &points)
         });
-        match &self.grid {
+        let points = match &self.grid {
             Some(clean) => to_eight_bits(&points, clean),
             None => points,
+        };
+        if !self.setting.stochastic {
+            return points;
         }
+        // What a model draws may depend on every row, so empty slots must not show who was there.
+        let occupied: Vec<bool> = self.slots.iter().map(Option::is_some).collect();
+        let occupied = Tensor::from_slice(&occupied).to_device(points.device()).view([-1, 1, 1, 1]);
+        points.where_scalarother(&occupied, 0.0)
     }
 
     /// The slot's trajectory goes on for the next rung.

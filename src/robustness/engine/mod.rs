@@ -12,6 +12,7 @@ mod floor;
 mod judge;
 mod kernel;
 mod objective;
+mod scene;
 
 pub use checkpoint::Checkpoint;
 pub use corrupted::{Corrupter, evaluate_corrupted};
@@ -133,12 +134,13 @@ pub struct Watch<'a> {
     pub keep: Option<Keep<'a>>,
 }
 
-/// Whether checkpoints are taken of a run: of one ladder, or one condition, on a deterministic model. What a stochastic model draws
-/// depends on the passes before, so that it can only start over.
+/// Whether checkpoints are taken of a run: of corruptions, and of attacks that are one ladder, or one condition.
 pub fn can_resume(run: &Run) -> bool {
-    !run.model.spec().stochastic
-        && ladders(run).len() == 1
-        && matches!(run.conditions[0].kind, ConditionKind::Attack(_))
+    match run.conditions.first().map(|condition| &condition.kind) {
+        None | Some(ConditionKind::Clean) => false,
+        Some(ConditionKind::Corruption(_)) => true,
+        Some(ConditionKind::Attack(_) | ConditionKind::MinNorm(_)) => ladders(run).len() == 1,
+    }
 }
 
 /// [`evaluate`], from a checkpoint of the same run on: with the outcomes that the run would have had undisturbed.
