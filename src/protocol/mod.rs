@@ -24,8 +24,8 @@ mod threat;
 mod verdict;
 
 pub use attack::{
-    Attack, Cascade, ClipOrder, Distribution, Fgsm, HopSkipJump, Keep, Loss, Noise, Passes, Pgd, Projection, Square,
-    StepSize, Subject, Target, Targeted, Untargeted,
+    Attack, Cascade, ClipOrder, Distribution, Fgsm, HopSkipJump, Keep, Loss, Noise, Passes, Pgd, Projection, Schedule,
+    Square, StepSize, Subject, Target, Targeted, Untargeted,
 };
 pub use attack_block::{AttackBlock, AttackName, Queries, StageBlock, StageTable};
 pub use budget::{Budget, Budgets};
