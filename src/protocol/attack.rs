@@ -276,10 +276,30 @@ pub struct Square {
     pub queries: u32,
     /// Share of the pixels that the first squares cover; it falls with the number of queries.
     pub p: f64,
+    #[serde(default, skip_serializing_if = "Schedule::is_published")]
+    pub schedule: Schedule,
     /// Independent runs, at least 1.
     pub restarts: u32,
     /// Draws averaged at every point, at least 1 (for stochastic models).
     pub eot: u32,
+}
+
+/// When the squares become smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// After as many queries as published, which are for searches of 10,000.
+    #[default]
+    Published,
+    /// After the same shares of the search, however short it is.
+    Rescaled,
+}
+
+impl Schedule {
+    /// Documents that leave the published schedule unsaid keep their hash, and their random numbers.
+    pub(super) fn is_published(&self) -> bool {
+        *self == Schedule::Published
+    }
 }
 
 /// The parameters of Carlini and Wagner's attack.

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::attack::{
-    Attack, CarliniWagner, Cascade, ClipOrder, Distribution, Fgsm, Keep, Loss, Noise, Pgd, Projection, Square,
-    StepSize, Target, Targeted, Untargeted, Walk,
+    Attack, CarliniWagner, Cascade, ClipOrder, Distribution, Fgsm, Keep, Loss, Noise, Pgd, Projection, Schedule,
+    Square, StepSize, Target, Targeted, Untargeted, Walk,
 };
 use super::budget::Budgets;
 use super::file::{ProtocolError, check_name};
@@ -82,6 +82,9 @@ pub struct AttackBlock {
     /// square: share of the pixels in the first windows; 0.8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p: Option<f64>,
+    /// square: when the windows shrink; as published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
     /// Draws averaged at every point, for stochastic models; 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eot: Option<u32>,
@@ -148,6 +151,8 @@ pub struct StageTable {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distribution: Option<Distribution>,
 }
 
@@ -168,6 +173,7 @@ impl StageBlock {
             ("searches", stage.searches.is_some()),
             ("queries", stage.queries.is_some()),
             ("p", stage.p.is_some()),
+            ("schedule", stage.schedule.is_some()),
             ("distribution", stage.distribution.is_some()),
         ]
         .into_iter()
@@ -187,6 +193,7 @@ impl StageBlock {
                 searches: stage.searches.or(block.searches),
                 queries: stage.queries.map(Queries::One).or_else(|| block.queries.clone()),
                 p: stage.p.or(block.p),
+                schedule: stage.schedule.or(block.schedule),
                 distribution: stage.distribution.or(block.distribution),
                 ..alone
             },
@@ -204,7 +211,7 @@ impl AttackName {
             "targets" => matches!(self, ApgdT | FabT),
             "searches" => self == Cw,
             "queries" => matches!(self, Square | Noise | HopSkipJump | Boundary),
-            "p" => self == Square,
+            "p" | "schedule" => self == Square,
             "distribution" => self == Noise,
             "loss" => matches!(self, Pgd | Fgsm),
             _ => self == Pgd,
@@ -246,7 +253,8 @@ impl AttackName {
             AttackName::HopSkipJump => Attack::HopSkipJump(Walk { queries: queries(10_000), eot }),
             AttackName::Boundary => Attack::Boundary(Walk { queries: queries(10_000), eot }),
             AttackName::Square => {
-                Attack::Square(Square { queries: queries(5000), p: block.p.unwrap_or(0.8), restarts, eot })
+                let (p, schedule) = (block.p.unwrap_or(0.8), block.schedule.unwrap_or_default());
+                Attack::Square(Square { queries: queries(5000), p, schedule, restarts, eot })
             }
             AttackName::Noise => Attack::Noise(Noise {
                 distribution: block.distribution.unwrap_or(Distribution::Uniform),
@@ -296,9 +304,13 @@ impl AttackBlock {
                 let queries = block.queries.clone().unwrap_or(Queries::One(queries));
                 Self { queries: Some(queries), ..block }
             }
-            Attack::Square(Square { queries, p, restarts, .. }) => {
-                Self { queries: Some(Queries::One(queries)), p: Some(p), restarts: Some(restarts), ..block }
-            }
+            Attack::Square(Square { queries, p, schedule, restarts, .. }) => Self {
+                queries: Some(Queries::One(queries)),
+                p: Some(p),
+                schedule: Some(schedule).filter(|schedule| !schedule.is_published()),
+                restarts: Some(restarts),
+                ..block
+            },
             Attack::Noise(Noise { distribution, queries, .. }) => {
                 Self { distribution: Some(distribution), queries: Some(Queries::One(queries)), ..block }
             }
@@ -433,6 +445,7 @@ impl AttackBlock {
             ("queries", self.queries.is_some()),
             ("distribution", self.distribution.is_some()),
             ("p", self.p.is_some()),
+            ("schedule", self.schedule.is_some()),
             ("projection", self.projection.is_some()),
             ("order", self.order.is_some()),
             ("keep", self.keep.is_some()),
@@ -517,7 +530,8 @@ mod tests {
     fn autoattack_is_what_its_authors_run() {
         let untargeted = |restarts, eot| Untargeted { steps: 100, restarts, eot };
         let targeted = |targets| Targeted { steps: 100, targets, restarts: 1, eot: 1 };
-        let square = Attack::Square(Square { queries: 5000, p: 0.8, restarts: 1, eot: 1 });
+        let square =
+            Attack::Square(Square { queries: 5000, p: 0.8, schedule: Schedule::Published, restarts: 1, eot: 1 });
         assert_eq!(
             stages(&builtin("autoattack-standard").unwrap()),
             [Attack::ApgdCe(untargeted(1, 1)), Attack::ApgdT(targeted(9)), Attack::FabT(targeted(9)), square.clone()]
@@ -553,6 +567,7 @@ mod tests {
             ("step_size", "{ absolute = 0.1 }", "attack[0].step_size"),
             ("targets", "0", "attack[0].targets"),
             ("p", "1.5", "attack[0].p"),
+            ("schedule", "faster", "attack[0].schedule"),
             ("cascade", "[]", "attack[0].attack"),
             ("cascade", "[\"square\", \"square\"]", "attack[0].cascade[1]"),
             ("cascade", "[{ attack = \"square\", steps = 3 }]", "attack[0].cascade[0].steps"),

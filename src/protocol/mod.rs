@@ -24,8 +24,8 @@ mod threat;
 mod verdict;
 
 pub use attack::{
-    Attack, CarliniWagner, Cascade, ClipOrder, Distribution, Fgsm, Keep, Loss, Noise, Passes, Pgd, Projection, Square,
-    StepSize, Subject, Target, Targeted, Untargeted, Walk,
+    Attack, CarliniWagner, Cascade, ClipOrder, Distribution, Fgsm, Keep, Loss, Noise, Passes, Pgd, Projection,
+    Schedule, Square, StepSize, Subject, Target, Targeted, Untargeted, Walk,
 };
 pub use attack_block::{AttackBlock, AttackName, Queries, StageBlock, StageTable};
 pub use budget::{Budget, Budgets};

@@ -147,7 +147,10 @@ fn passes_of_every_attack_are_counted_exactly() {
     // Four wrong classes, and their ranking.
     assert_eq!(cost(&Attack::ApgdT(targeted)), (4 * 6 + 2, 4 * 5));
     // The start is a query, and so is every window. Draws are averaged on stochastic models only.
-    assert_eq!(cost(&Attack::Square(Square { queries: 7, p: 0.8, restarts: 2, eot: 3 })), (2 * 7 + 1, 0));
+    assert_eq!(
+        cost(&Attack::Square(Square { queries: 7, p: 0.8, schedule: Schedule::Published, restarts: 2, eot: 3 })),
+        (2 * 7 + 1, 0)
+    );
 }
 
 #[test]

@@ -120,7 +120,7 @@ pub fn autoattacks(steps: u32, queries: u32, restarts: u32, eot: u32) -> Vec<Att
         Attack::ApgdT(targeted.clone()),
         Attack::Fab(untargeted),
         Attack::FabT(targeted),
-        Attack::Square(Square { queries, p: 0.8, restarts, eot }),
+        Attack::Square(Square { queries, p: 0.8, schedule: Schedule::Published, restarts, eot }),
     ]
 }
 

@@ -8,15 +8,20 @@ use super::rows;
 use super::square_bumps::Bumps;
 use super::square_window::{self, Window};
 use super::{Answer, Demand, Entry, Frozen, Search, Setting, Status};
-use crate::protocol::{Norm, Square};
+use crate::protocol::{Norm, Schedule, Square};
 use crate::robustness::rng::Stream;
 use crate::robustness::threat::linf_bounds;
 
-/// Share of the pixels in a window of query `query` of a search (1: the first window), from the share of the first:
-/// it halves on the published schedule.
-fn share(p: f64, query: u32) -> f64 {
-    const HALVINGS: [u32; 9] = [10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000];
-    p / f64::from(1u32 << HALVINGS.iter().filter(|until| query > **until).count())
+/// Share of the pixels in a window of query `query` of a search (1: the first window): that of the first, halved on the
+/// published schedule. The authors' rescaled one takes the same times as shares of the search.
+fn share(square: &Square, query: u32) -> f64 {
+    const HALVINGS: [u64; 9] = [10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000];
+    const PUBLISHED_QUERIES: u64 = 10_000;
+    let time = match square.schedule {
+        Schedule::Published => query.into(),
+        Schedule::Rescaled => u64::from(query) * PUBLISHED_QUERIES / u64::from(square.queries),
+    };
+    square.p / f64::from(1u32 << HALVINGS.iter().filter(|until| time > **until).count())
 }
 
 /// Square trajectories. Each looks at its start and then at one changed window after another, and keeps what raises the
@@ -67,7 +72,7 @@ impl SquareSearch {
         let Self { square, queries: Queries { entries, count, .. }, moves, .. } = self;
         let draw = |(slot, entry): (usize, &mut Option<(Entry, Stream)>)| {
             let Some((_, stream)) = entry else { return Window::default() };
-            let side = (share(square.p, count[slot]) * (height * width) as f64).sqrt().round() as i64;
+            let side = (share(square, count[slot]) * (height * width) as f64).sqrt().round() as i64;
             let most = height.min(width);
             let side = match moves {
                 Moves::Corners { .. } => side.clamp(1, most),
@@ -169,12 +174,23 @@ impl Search for SquareSearch {
 
 #[cfg(test)]
 mod tests {
-    use super::share;
+    use super::*;
 
     #[test]
-    fn windows_shrink_on_the_published_schedule() {
-        let halvings = |query| (0.8 / share(0.8, query)).log2().round() as u32;
+    fn windows_shrink_on_the_published_schedule_or_at_the_same_shares_of_a_shorter_search() {
+        let halvings = |queries: u32, schedule: Schedule, query: u32| {
+            let square = Square { queries, p: 0.8, schedule, restarts: 1, eot: 1 };
+            (0.8 / share(&square, query)).log2().round() as u32
+        };
         let at = [1, 10, 11, 50, 51, 201, 501, 1001, 2001, 4000, 4001, 6001, 8001, 100_000];
-        assert_eq!(at.map(halvings), [0, 0, 1, 1, 2, 3, 4, 5, 6, 6, 7, 8, 9, 9]);
+        assert_eq!(
+            at.map(|query| halvings(500, Schedule::Published, query)),
+            [0, 0, 1, 1, 2, 3, 4, 5, 6, 6, 7, 8, 9, 9]
+        );
+        let at = [1, 2, 3, 10, 11, 25, 26, 51, 101, 200, 201, 301, 401, 500];
+        assert_eq!(
+            at.map(|query| halvings(500, Schedule::Rescaled, query)),
+            [1, 1, 2, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9]
+        );
     }
 }

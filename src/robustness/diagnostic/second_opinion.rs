@@ -16,7 +16,7 @@ use tch::{Kind, Tensor};
 
 use crate::protocol::{
     Attack, AttackCondition, Cascade, ClipOrder, Condition, ConditionKind, Epsilon, Keep, Loss, Norm, Pgd, Precision,
-    Projection, Sign, Signs, Square, Stage, StepSize, Target, Targeted, ThreatModel, Untargeted,
+    Projection, Schedule, Sign, Signs, Square, Stage, StepSize, Target, Targeted, ThreatModel, Untargeted,
 };
 use crate::robustness::attack::{Answer, Goal};
 use crate::robustness::engine::{
@@ -295,7 +295,7 @@ impl Probe<'_, '_> {
     fn again(&mut self, images: &Images, noisy: &[bool]) -> Result<(), EngineError> {
         let targeted = |steps| Targeted { steps, targets: TARGETS, restarts: 1, eot: 1 };
         let cascade = vec![
-            Attack::Square(Square { queries: QUERIES, p: 0.8, restarts: 1, eot: 1 }),
+            Attack::Square(Square { queries: QUERIES, p: 0.8, schedule: Schedule::Published, restarts: 1, eot: 1 }),
             Attack::FabT(targeted(FAB_STEPS)),
             Attack::ApgdCe(Untargeted { steps: ASCENT_STEPS, restarts: 1, eot: 1 }),
             Attack::ApgdT(targeted(ASCENT_STEPS)),
