@@ -40,7 +40,7 @@ fn averaging_over_draws_changes_nothing_on_a_deterministic_model() {
     let model = convnet(3);
     let points = uniform(&[3, 1, 8, 8], 0.0, 1.0, 4);
     let objective = Objective::new(&[0, 1, 2], &[Some(goal(Loss::CrossEntropy)); 3], tch::Device::Cpu);
-    let kernel = Kernel::new(&model, 8);
+    let kernel = Kernel::new(&model, 16);
     let once = kernel.evaluate(&points, &objective, 1, true).unwrap().answer;
     let often = kernel.evaluate(&points, &objective, 5, true).unwrap().answer;
     assert!(once.gradient.allclose(&often.gradient, 1e-5, 1e-7, false));
