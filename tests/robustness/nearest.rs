@@ -16,7 +16,9 @@ fn rungs(norm: Norm, walk: fn(Walk) -> Attack, queries: &[u32]) -> Vec<Condition
 }
 
 /// Every attack that walks, and the norms in which it does.
-const WALKS: [(Norm, fn(Walk) -> Attack); 3] =
+/// A norm, and an attack on its walk.
+type NamedWalk = (Norm, fn(Walk) -> Attack);
+const WALKS: [NamedWalk; 3] =
     [(Norm::Linf, Attack::HopSkipJump), (Norm::L2, Attack::HopSkipJump), (Norm::L2, Attack::Boundary)];
 
 #[test]

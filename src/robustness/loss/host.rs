@@ -140,7 +140,7 @@ mod tests {
         for classes in [2i64, 3, 4, 10] {
             let logits = (Tensor::arange(6 * classes, (tch::Kind::Double, tch::Device::Cpu)) * 0.618_033_988_75).frac();
             let scale = Tensor::from_slice(&[1.0, 10.0, 1e4, 1e-6, 1.0, 1.0]).view([6, 1]);
-            let mut logits = ((logits.view([6, classes]) - 0.5) * scale).to_kind(tch::Kind::Float);
+            let logits = ((logits.view([6, classes]) - 0.5) * scale).to_kind(tch::Kind::Float);
             // Two rows that are no numbers, or not finite.
             let _ = logits.get(4).narrow(0, 1, 1).fill_(f64::NAN);
             let _ = logits.get(5).narrow(0, 1, 1).fill_(f64::INFINITY);

@@ -12,19 +12,19 @@ const MOST_ROUNDS: usize = 64;
 
 /// Both sums of `terms(i)` for i below `count`.
 fn sums(count: usize, terms: impl Fn(usize) -> (f64, f64)) -> (f64, f64) {
-    let mut lanes = [[0.0; LANES]; 2];
+    let (mut ones, mut others) = ([0.0; LANES], [0.0; LANES]);
     let whole = count - count % LANES;
     for first in (0..whole).step_by(LANES) {
-        for lane in 0..LANES {
+        for (lane, (sum, other_sum)) in ones.iter_mut().zip(&mut others).enumerate() {
             let (one, other) = terms(first + lane);
-            lanes[0][lane] += one;
-            lanes[1][lane] += other;
+            *sum += one;
+            *other_sum += other;
         }
     }
-    let (mut one, mut other) = (lanes[0].iter().sum::<f64>(), lanes[1].iter().sum::<f64>());
+    let (mut one, mut other) = (ones.iter().sum::<f64>(), others.iter().sum::<f64>());
     for at in whole..count {
-        let (more, others) = terms(at);
-        (one, other) = (one + more, other + others);
+        let (more, other_more) = terms(at);
+        (one, other) = (one + more, other + other_more);
     }
     (one, other)
 }

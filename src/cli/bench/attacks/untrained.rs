@@ -18,7 +18,7 @@ const GRID: [(&str, [f64; 4]); 2] = [("linf", [1e-6, 2e-6, 3e-6, 4e-6]), ("l2", 
 pub fn measure(
     name: &str,
     subject: &Subject,
-    mut rival: Option<&mut Rival>,
+    rival: Option<&mut Rival>,
     cells: &mut Vec<Cell>,
     summary: &mut Map<String, Value>,
 ) -> anyhow::Result<()> {
@@ -31,7 +31,7 @@ pub fn measure(
         let mine = subject.time(&mixture(word)?, *precision)?;
         cells.extend(mine.efficiency(&format!("{name}/mixture/{word}")));
     }
-    let Some(rival) = rival.as_deref_mut() else { return Ok(()) };
+    let Some(rival) = rival else { return Ok(()) };
     // The rival has no bfloat16: its fastest is what PyTorch does unless told otherwise, TF32 in convolutions.
     let mut theirs: Vec<(bool, Timed)> = Vec::new();
     for precision in precisions {
