@@ -79,8 +79,10 @@ fn batches(profile: &NumericProfile, wish: BatchWish) -> Vec<u32> {
 
 /// The smallest choice that no other beats by much.
 fn fastest(timed: &[(u32, Floor)]) -> Option<u32> {
-    let best = timed.iter().map(|(_, floor)| floor.gradient_seconds).fold(f64::INFINITY, f64::min);
-    timed.iter().filter(|(_, floor)| WORTH_IT * floor.gradient_seconds <= best).map(|(choice, _)| *choice).min()
+    // Attacks make both kinds of passes, cascades more of the first.
+    let seconds = |floor: &Floor| floor.forward_seconds + floor.gradient_seconds;
+    let best = timed.iter().map(|(_, floor)| seconds(floor)).fold(f64::INFINITY, f64::min);
+    timed.iter().filter(|(_, floor)| WORTH_IT * seconds(floor) <= best).map(|(choice, _)| *choice).min()
 }
 
 struct Trials<'a> {

@@ -15,9 +15,9 @@ fn rungs(norm: Norm, walk: fn(Walk) -> Attack, queries: &[u32]) -> Vec<Condition
     queries.iter().map(|queries| minimal(norm, &walk(Walk { queries: *queries, eot: 1 }))).collect()
 }
 
-/// Every attack that walks, and the norms in which it does.
-/// A norm, and an attack on its walk.
+/// A norm, and an attack that walks.
 type NamedWalk = (Norm, fn(Walk) -> Attack);
+/// Every attack that walks, in the norms in which it does.
 const WALKS: [NamedWalk; 3] =
     [(Norm::Linf, Attack::HopSkipJump), (Norm::L2, Attack::HopSkipJump), (Norm::L2, Attack::Boundary)];
 
