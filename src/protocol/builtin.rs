@@ -2,7 +2,7 @@
 
 use super::file::Protocol;
 
-const DOCUMENTS: [&str; 16] = [
+const DOCUMENTS: [&str; 17] = [
     include_str!("builtin/clean.toml"),
     include_str!("builtin/pgd-linf.toml"),
     include_str!("builtin/pgd-l2.toml"),
@@ -11,6 +11,7 @@ const DOCUMENTS: [&str; 16] = [
     include_str!("builtin/autoattack-standard.toml"),
     include_str!("builtin/autoattack-plus.toml"),
     include_str!("builtin/autoattack-rand.toml"),
+    include_str!("builtin/fast.toml"),
     include_str!("builtin/imagenet-c.toml"),
     include_str!("builtin/imagenet-c-extra.toml"),
     include_str!("builtin/cifar10-c.toml"),

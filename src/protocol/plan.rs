@@ -249,6 +249,8 @@ mod tests {
         // What a surviving image is known to cost: about 7.8k forwards and 1.9k backwards.
         let standard = cost("autoattack-standard", 10, false);
         assert!((10_000.0..13_000.0).contains(&standard), "{standard}");
+        // As measured it is above 5: the passes of FAB's undone steps, of which `fast` has few, are not in these figures.
+        assert!(4.6 * cost("fast", 10, false) <= standard, "{}", standard / cost("fast", 10, false));
         // A deterministic model is not asked twenty times.
         let [once, twenty] = [false, true].map(|stochastic| cost("autoattack-rand", 10, stochastic));
         assert!((19.0..21.0).contains(&(twenty / once)), "{}", twenty / once);
