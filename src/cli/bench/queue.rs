@@ -62,11 +62,12 @@ pub async fn run(options: &QueueOptions) -> anyhow::Result<Report> {
     sqlx::query("vacuum analyze").execute(&pool).await?;
 
     // Before and after, because the machine may change its mind.
-    let before = single_row_commits(cluster.url(), options).await?;
+    let before = single_row_commits(cluster.url(), options, options.workers).await?;
+    let alone = single_row_commits(cluster.url(), options, 1).await?;
     let served = fairness(&pool, options.workers).await?;
     let (claims, commits, most) = rates(&pool, options).await?;
     let calm = paced(&pool, options).await?;
-    let after = single_row_commits(cluster.url(), options).await?;
+    let after = single_row_commits(cluster.url(), options, options.workers).await?;
     let rival = (before + after) / 2.0;
     pool.close().await;
     cluster.stop().await?;
@@ -84,6 +85,7 @@ pub async fn run(options: &QueueOptions) -> anyhow::Result<Report> {
         ("shards", json!(shards)),
         ("workers", json!(options.workers)),
         ("pgbench_commits_per_second", json!([before, after])),
+        ("pgbench_commits_per_second_of_one_client", json!(alone)),
         ("submissions_per_second", json!(f64::from(options.evaluations) / filled.as_secs_f64())),
         ("modest_share_of_evaluations", json!(1.0 / f64::from(MODEST))),
         ("modest_share_of_workers", json!(served)),
@@ -263,16 +265,17 @@ async fn paced(pool: &PgPool, options: &QueueOptions) -> anyhow::Result<Vec<f64>
     Ok(latencies)
 }
 
-/// Transactions per second of pgbench, with as many clients as workers, each inserting one row.
-async fn single_row_commits(url: &str, options: &QueueOptions) -> anyhow::Result<f64> {
+/// Transactions per second of pgbench with so many clients, each inserting one row.
+async fn single_row_commits(url: &str, options: &QueueOptions, clients: u32) -> anyhow::Result<f64> {
     let script = tempfile::Builder::new().permissions(readable()).tempfile()?;
     std::fs::write(script.path(), "insert into bench_rows values (:client_id);\n")?;
     let connection = pool::connect(url, 1).await?;
     sqlx::query("create table if not exists bench_rows (id int)").execute(&connection).await?;
     connection.close().await;
     let output = tokio::process::Command::new(&options.pgbench)
-        .args(["--no-vacuum", "--protocol=prepared", "--jobs=2"])
-        .arg(format!("--client={}", options.workers))
+        .args(["--no-vacuum", "--protocol=prepared"])
+        .arg(format!("--jobs={}", clients.min(2)))
+        .arg(format!("--client={clients}"))
         .arg(format!("--time={}", options.duration.as_secs().max(1)))
         .arg("--file")
         .arg(script.path())
