@@ -23,6 +23,9 @@ const FASTER_FORMAT: f64 = 0.95;
 /// More threads and larger batches must be this much faster: a batch runs full only as long as enough images wait.
 const WORTH_IT: f64 = 0.96;
 
+/// With fewer rows, libtorch's matrix products have been seen to give odd and even rows other last bits; a row must not depend on its place.
+const LEAST: u32 = 16;
+
 /// Completes `profile`, whose batch is a first guess. Trials that fail are choices that are not taken; `None` where not even the plain choice
 /// can be timed, which the model's probe will explain.
 pub fn calibrate(
@@ -74,7 +77,7 @@ fn batches(profile: &NumericProfile, wish: BatchWish) -> Vec<u32> {
         BatchWish::AtMost(limit) | BatchWish::Exactly(limit) => limit.max(1),
     };
     let shifted = |shift: &i32| if *shift < 0 { guess >> -shift } else { guess << shift };
-    shifts.iter().map(shifted).filter(|batch| (8.min(guess)..=most).contains(batch)).collect()
+    shifts.iter().map(shifted).filter(|batch| (LEAST.min(guess)..=most).contains(batch)).collect()
 }
 
 /// The smallest choice that no other beats by much.
