@@ -3,7 +3,7 @@
 # of them for 50,000 images on 1, 8 and 64 such GPUs.
 #   scripts/gpu/capacity.sh [gauntlet binary] [images] [protocol]      results also go to $OUT, if set; `GAUNTLET_DEVICE=cpu … 16 clean` tries it
 #   without a GPU
-# The binary is built elsewhere (`cargo build --release`, stripped) and finds libtorch, CUDA half included, in PyTorch's own folder. Weights
+# The machine needs PostgreSQL. The binary is built elsewhere (`cargo build --release`, stripped) and finds libtorch, CUDA half included, in PyTorch's own folder. Weights
 # are random, so accuracy means nothing; `keep = "last"` attacks cost the same whether they succeed or not.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

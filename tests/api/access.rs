@@ -196,6 +196,11 @@ async fn every_route_serves_its_owner_within_the_keys_scope_and_an_admin_alike()
             assert!(!unseen.iter().any(|unseen| code == *unseen), "{method} {path}: {code}");
             answers.push((status, code));
         }
+        if method == Method::POST && template == "/v1/webhooks" {
+            // It is told of its owner's evaluations, and an admin's key has another owner.
+            assert_eq!(answers, [(201, Value::Null), (422, json!("unknown_evaluation"))]);
+            continue;
+        }
         // The same for either; but of two who ask for the same new thing only the first makes it.
         let made = answers.iter().all(|(status, _)| [200, 201].contains(status)) && method == Method::POST;
         assert!(made || answers[0] == answers[1], "{method} {template}: {answers:?}");

@@ -41,7 +41,7 @@ const LEVEL: f64 = 1.0 / 255.0;
 /// Grey levels from the image to where the gradient is looked at.
 const NEAR: f64 = 2.0;
 /// Cosine of two gradients that point the same way, near enough.
-const SAME_WAY: f64 = 0.5;
+const SAME_WAY: f64 = 0.9;
 /// Draws of noise of one grey level.
 const LEVEL_DRAWS: u32 = 8;
 /// Names the probe's random numbers among all others.

@@ -49,8 +49,9 @@ fn ascend_row(loss: Loss, logits: &[f64], row: &Row, cotangent: &mut [f32]) -> (
     if loss == Loss::CrossEntropy {
         let apart = row.target.unwrap_or(row.label);
         let advantage = log_sum_exp(logits, apart) - logits[apart];
-        softmax(logits, apart, cotangent);
-        cotangent[apart] = -1.0;
+        let sum = softmax(logits, apart, cotangent);
+        // A row with no numbers in it has none at all.
+        cotangent[apart] = if sum.is_nan() { f32::NAN } else { -1.0 };
         let sign = if row.target.is_some() { -1.0 } else { 1.0 };
         cotangent.iter_mut().for_each(|part| *part *= sign as f32);
         return (sign * softplus(advantage), -softplus(-advantage));
@@ -116,8 +117,8 @@ fn log_sum_exp(logits: &[f64], apart: usize) -> f64 {
     others(logits, apart).map(|logit| (logit - base).exp()).sum::<f64>().ln() + base
 }
 
-/// Of all logits but one, whose place is left as it is.
-fn softmax(logits: &[f64], apart: usize, into: &mut [f32]) {
+/// Of all logits but one, whose place is left as it is; returns what the exponentials were divided by.
+fn softmax(logits: &[f64], apart: usize, into: &mut [f32]) -> f64 {
     let peak = peak(logits, apart);
     let sum: f64 = others(logits, apart).map(|logit| (logit - peak).exp()).sum();
     for (class, (part, logit)) in into.iter_mut().zip(logits).enumerate() {
@@ -125,6 +126,7 @@ fn softmax(logits: &[f64], apart: usize, into: &mut [f32]) {
             *part = ((logit - peak).exp() / sum) as f32;
         }
     }
+    sum
 }
 
 fn softplus(x: f64) -> f64 {
@@ -156,7 +158,8 @@ mod tests {
                     let all = close(&host.loss, &tensor.loss)
                         && close(&host.cotangent, &tensor.cotangent)
                         && close(&host.log_scale, &tensor.log_scale);
-                    assert!(all, "{loss:?} of {classes}: {host:?} {tensor:?}");
+                    let shown = |ascent: &Ascent| (ascent.cotangent.to_string(10).unwrap(), format!("{ascent:?}"));
+                    assert!(all, "{loss:?} of {classes}: {:?} {:?}", shown(&host), shown(&tensor));
                 }
             }
         }
