@@ -71,6 +71,10 @@ fn ascend_row(loss: Loss, logits: &[f64], row: &Row, cotangent: &mut [f32]) -> (
     let weighted = || order.iter().zip(weights);
     let spread = weighted().map(|(class, weight)| logits[*class] * weight).sum::<f64>() + DLR_GUARD;
     let ratio = margin / spread;
+    if ratio.is_nan() {
+        cotangent.fill(f32::NAN);
+        return (ratio, -spread.ln());
+    }
     let mut pull = [0.0; 4];
     pull.iter_mut().zip(weights).for_each(|(pull, weight)| *pull = ratio * weight);
     let part = |class: usize| f64::from(u8::from(class == rival)) - f64::from(u8::from(class == row.label));
